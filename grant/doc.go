@@ -1,0 +1,62 @@
+// Package grant decides when an operation of a user gives an app a token, and what that token is good for.
+//
+// The laws, which its tests hold by these names:
+//
+//   - P1 Cause. A token exists only because the account named in it did, in that domain, an operation that a
+//     [Trigger] predetermined.
+//   - P2 Once per cause. One [Event] (operation, ID, account) and one trigger make at most one [Grant], however
+//     often the event is emitted, on however many engines. The same ID with other content is an error
+//     ([ErrInvalid]). An event is remembered for a week: emit late ones with their time, which may be an hour ago.
+//   - P3 Counted. A code is redeemed at most once and a token is spent at most Uses times, under any concurrency.
+//     What loses is told so.
+//   - P4 Narrow. What a grant allows is what the trigger, the app's registration and the account's own rights
+//     ([Config].Permit) have in common. The trigger is fixed at issue; the others are asked again at each use.
+//     Beyond a limit is an error, never a clamp; nothing in common is [ErrDenied], on the record.
+//   - P5 Revocable. One grant, one app here, or all that an account granted end with one write, and with the next
+//     use on any engine.
+//   - P6 Secret. Codes and tokens are in the store only as hashes or sealed, and in no error, log or printed value:
+//     see [Secret].
+//   - P7 No loops. What is done with a token triggers nothing, unless a trigger chains.
+//   - P8 On the record. What is issued, asked, decided, redeemed, used and revoked is in the ledger in the same
+//     write, with both names. Refusals follow with [Engine.Flush], counted.
+//   - P9 Cheap to refuse. A forged token or code costs no look into the store.
+//   - P10 Honest. The holder of a real token learns why it failed ([Reason]); a stranger gets [ErrUnknown].
+//
+// # Format
+//
+// A code and a token are a prefix and base64url, without padding and in one spelling only, of
+//
+//	key ID (4) | nonce (24) | XChaCha20-Poly1305 of the content, with the key ID as associated data | tag (16)
+//
+//	bhsc_  aggregate (22) | grant ID (22) | secret (32)
+//	bhst_  1 | secret (32) | issued, not after (microseconds, 8 each) | two revocation versions, uses (varints) |
+//	       aggregate, grant ID, revocation ID, account, app, domain, actions, trigger, operation, event ID (each with its length)
+//
+// A code has 165 characters, a token 300 and more, at most 4096. The store has SHA-256 of the secret. Nothing of this
+// is for others to read: it may change.
+//
+// Records (see package store) lie in the aggregate of their account: A is 22 characters of base64url, an HMAC of its
+// name, as are the other names below that are no words.
+//
+//	event       A.e<event>             its fingerprint, SHA-256
+//	grant       A.<grant>              JSON; its Version makes Decide and Redeem happen once
+//	token       A.<hash of secret>     Left is the uses left
+//	revocation  A.all, A.<app here>, A.<grant>   the Version is what counts; the first two stay for good
+//	consent     A.<app, domain, actions>         JSON: the answer, and the revocation versions under which it holds
+//	window      A.<trigger>-<minute>   Left is what PerMinute leaves
+//	ledger      A.<time><random>       JSON, with the account as Owner and the App
+//	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
+//
+// Keys are derived by HKDF-SHA-256, one for each purpose: from [Config].Key those that name accounts in the store and
+// to apps, which never change; from each key of Config.Sealing those that seal codes, tokens and the outbox, which
+// rotate. What one key sealed, or for one purpose, no other opens.
+//
+// # Use
+//
+//	e, err := grant.NewEngine(grant.Config{Store: store.NewMemory(), Key: key, Permit: mayDo, Apps: apps, Triggers: triggers})
+//	grants, err := e.Emit(ctx, grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "bookbot", Domain: group}) // the server saw it
+//	g, token, err := e.Redeem(ctx, "bookbot", grants[0].Code)      // the app, authenticated as a client
+//	d, err := e.Use(ctx, token.Reveal(), wanted)                   // an API call: act as d.Account, via d.App, in d.Domain
+//	err = e.RevokeApp(ctx, "zhang-san", "bookbot", group)          // enough
+//	err = errors.Join(e.Flush(ctx), deliver(e.Claim(ctx, grant.Push, "", nil, 100, time.Minute))) // about once a second
+package grant

@@ -1,0 +1,369 @@
+package grant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
+)
+
+// An App is what the engine must know of a third-party application: an OAuth client.
+type App struct {
+	ID        string   // 1 to 64 of the characters A-Z a-z 0-9 . _ -
+	Name      string   // shown to people; empty: the ID
+	Actions   []string // the most that any trigger may allow it; each in the catalog
+	Deliver   Delivery // how its grants travel unless a trigger says otherwise; zero: Poll
+	RealNames bool     // it sees accounts by their own names instead of pairwise ones
+}
+
+// An Access is what Permit is asked about.
+type Access struct {
+	Account string      // would act
+	App     string      // through this app
+	Scope   scope.Scope // would do this, there
+	Grant   string      // by this grant; empty when asked at issue
+}
+
+// Config is what an Engine is made of.
+type Config struct {
+	Store store.Store // required
+	// Key is the root of all keys, at least 32 bytes from a good source; required. The names that apps know users by,
+	// and those of accounts in the store, are derived from it: it never changes. Engines with one Key and one Store
+	// act as one.
+	Key Secret
+	// Sealing keys, at least 32 bytes each: the first one seals, all of them open. To rotate, add the new key at the
+	// end on every node, then move it to the front on every node, and remove the old one when the longest life of a
+	// token (7 days) has passed. Empty: Key seals.
+	Sealing  []Secret
+	Apps     []App
+	Triggers []Trigger
+	Catalog  *scope.Catalog // what can be done; nil: scope.BuiltIn
+	// Permit says whether the account may itself do this, here, right now: nil is yes, an error that wraps ErrDenied
+	// is no, any other error means that nobody knows, and nothing happens. It is asked at issue and again at every
+	// use, before anything is written. Required.
+	Permit func(context.Context, Access) error
+	// Observe is told what was written to the ledger, after it was. It must not block. Nil: nobody is told.
+	Observe func(context.Context, Entry)
+	Now     func() time.Time // nil: time.Now
+	// KeepLedger is how long ledger entries are kept at least. Zero: 90 days.
+	KeepLedger time.Duration
+}
+
+// An Engine turns operations into grants, grants into tokens, and tokens into uses. It is safe for concurrent use and
+// has no goroutine of its own: call Flush about once a second, and Purge now and then.
+type Engine struct {
+	*engine
+	store store.Store
+}
+
+type engine struct {
+	keys     *keys
+	apps     map[string]*App
+	triggers index
+	catalog  *scope.Catalog
+	permit   func(context.Context, Access) error
+	observe  func(context.Context, Entry)
+	now      func() time.Time
+	keep     time.Duration
+	versions versions
+	refusals refusals
+	entries  atomic.Uint64 // written to the ledger by this node
+}
+
+// NewEngine checks all of c and reports every fault at once; each wraps [ErrInvalid].
+func NewEngine(c Config) (*Engine, error) {
+	e := &engine{catalog: c.Catalog, permit: strictly(c.Permit), observe: c.Observe, now: c.Now, keep: c.KeepLedger, apps: map[string]*App{}}
+	var faults []error
+	if c.Store == nil {
+		faults = append(faults, invalid("Store is required"))
+	}
+	if c.Permit == nil {
+		faults = append(faults, invalid("Permit is required"))
+	}
+	if e.catalog == nil {
+		e.catalog = scope.BuiltIn()
+	}
+	if e.now == nil {
+		e.now = time.Now
+	}
+	// Times are as the store keeps them, so that what is returned at first is what is found later.
+	clock := e.now
+	e.now = func() time.Time { return micros(clock().UnixMicro()) }
+	if e.keep == 0 {
+		e.keep = 90 * 24 * time.Hour
+	}
+	if e.keep < 0 {
+		faults = append(faults, invalid("KeepLedger is negative"))
+	}
+	var err error
+	if e.keys, err = newKeys(c.Key, c.Sealing); err != nil {
+		faults = append(faults, err)
+	}
+	for _, a := range c.Apps {
+		if err := a.check(e.catalog); err != nil {
+			faults = append(faults, err)
+		}
+		if e.apps[a.ID] != nil {
+			faults = append(faults, invalid("app %.80q is there twice", a.ID))
+		}
+		if a.Name == "" {
+			a.Name = a.ID
+		}
+		a.Actions = slices.Clone(a.Actions)
+		e.apps[a.ID] = &a
+	}
+	ready, ids := make([]*trigger, 0, len(c.Triggers)), make(map[string]bool, len(c.Triggers))
+	for _, t := range c.Triggers {
+		p, err := t.prepare(e.apps, e.catalog)
+		if err != nil {
+			faults = append(faults, err)
+		}
+		if ids[p.ID] {
+			faults = append(faults, invalid("trigger %.80q is there twice: give them IDs", p.ID))
+		}
+		ids[p.ID] = true
+		ready = append(ready, p)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
+	}
+	e.triggers = newIndex(ready)
+	return &Engine{engine: e, store: c.Store}, nil
+}
+
+func (a *App) check(catalog *scope.Catalog) error {
+	var faults []error
+	if len(a.ID) == 0 || len(a.ID) > 64 || strings.Trim(a.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+		faults = append(faults, invalid("app %.80q: an ID has 1 to 64 of A-Z a-z 0-9 . _ -", a.ID))
+	}
+	for i, action := range a.Actions {
+		if _, ok := catalog.Lookup(action); !ok {
+			faults = append(faults, invalid("app %.80q: the catalog has no action %.80q", a.ID, action))
+		}
+		if slices.Contains(a.Actions[:i], action) {
+			faults = append(faults, invalid("app %.80q: action %.80q is there twice", a.ID, action))
+		}
+	}
+	if a.Deliver != "" && !a.Deliver.known() {
+		faults = append(faults, invalid("app %.80q: delivery %.80q is none of push, redirect, poll", a.ID, a.Deliver))
+	}
+	return errors.Join(faults...)
+}
+
+// In returns the same engine over another store, such as one that writes within the caller's transaction.
+func (e *Engine) In(s store.Store) *Engine { return &Engine{engine: e.engine, store: s} }
+
+// Name is what the app knows the account by: the same at all times and on all nodes, another one for every app,
+// unless the app sees real names. An app that does not exist knows nobody: the name is empty.
+func (e *Engine) Name(app, account string) string {
+	a := e.apps[app]
+	switch {
+	case a == nil || account == "":
+		return ""
+	case a.RealNames:
+		return account
+	}
+	return name16(e.keys.pairwise, app, account)
+}
+
+// A Grant is the authorization that one operation gave one app: to act for Account, in Domain, to do Actions, for a
+// time and a number of times.
+type Grant struct {
+	ID      string // the same, whatever the node, for the same event and trigger
+	Account string
+	App     string
+	Trigger string
+	Domain  scope.Domain // what it is bound to
+	Actions []string     // sorted
+	Event   Event        // its cause (P1)
+	// State is "pending" (waits for Decide), "denied", "issued" (its code waits), "redeemed", "revoked" or "expired".
+	State        string
+	IssuedAt     time.Time
+	RedeemBy     time.Time     // the code's end; zero while pending
+	For          time.Duration // the token's life, from its redemption
+	NotAfter     time.Time     // the token's end; zero until redeemed
+	Uses         int           // or Unlimited
+	Deliver      Delivery
+	Code         Secret // from Emit, Decide and Claim, as long as it waits to be delivered and redeemed
+	Tries        int    // from Claim: how often delivery was put off before
+	outbox       store.Record
+	codeHash     string
+	revisions    [2]uint64
+	depth        int
+	redeemWithin time.Duration
+	consent      Consent
+}
+
+// Scope is what the grant allows, in OAuth's words.
+func (g *Grant) Scope() scope.Set {
+	scopes := make([]scope.Scope, 0, len(g.Actions))
+	for _, a := range g.Actions {
+		if s, err := scope.New(g.Domain, a); err == nil {
+			scopes = append(scopes, s)
+		}
+	}
+	return scope.NewSet(scopes...)
+}
+
+// The kinds of records, each with what its NotAfter means and how long it stays after that.
+const (
+	kindEvent      = "event"      // A.e<event>: its fingerprint
+	kindGrant      = "grant"      // A.<grant>
+	kindToken      = "token"      // A.<hash of its secret>; Left is the uses left
+	kindRevocation = "revocation" // A.all, A.<app and root domain>, A.<grant>: its Version is what counts
+	kindConsent    = "consent"    // A.<app, domain, actions>
+	kindWindow     = "window"     // A.<trigger>-<minute>: Left is what may still be issued
+	kindLedger     = "ledger"     // A.<time><random>
+	// and "push", "poll" and "redirect": A.<grant>, the outbox: the sealed code; Due is when to deliver it.
+)
+
+const (
+	// keepGrant is how long an event and its grants are remembered beyond their ends: much longer than maxEventAge,
+	// so that P2 holds.
+	keepGrant   = 7 * 24 * time.Hour
+	keepToken   = 24 * time.Hour
+	keepConsent = 90 * 24 * time.Hour
+	pendingFor  = 24 * time.Hour // how long a pending grant waits for Decide
+	maxDepth    = 4
+	hereAll     = "all"
+)
+
+// place names where a grant lies: the account's aggregate, and the IDs of the records that could revoke it.
+type placeNames struct {
+	aggregate, here string
+}
+
+func (e *engine) place(account, app string, d scope.Domain) placeNames {
+	return placeNames{e.aggregate(account), name16(e.keys.aggregate, "here", app, d.Root().String())}
+}
+
+func (e *engine) aggregate(account string) string {
+	return name16(e.keys.aggregate, "account", account)
+}
+
+// grantData is a grant as it lies in the store.
+type grantData struct {
+	Trigger      string       `json:"trigger"`
+	Domain       scope.Domain `json:"domain"`
+	Actions      []string     `json:"actions"`
+	Event        eventData    `json:"event"`
+	State        string       `json:"state"`
+	At           int64        `json:"at"`
+	RedeemBy     int64        `json:"redeem_by,omitempty"`
+	For          int64        `json:"for"`
+	RedeemWithin int64        `json:"redeem_within"`
+	NotAfter     int64        `json:"not_after,omitempty"`
+	Uses         int          `json:"uses"`
+	Deliver      Delivery     `json:"deliver"`
+	Consent      Consent      `json:"consent"`
+	CodeHash     string       `json:"code_hash,omitempty"`
+	Revisions    [2]uint64    `json:"revisions"`
+	Depth        int          `json:"depth,omitempty"`
+}
+
+type eventData struct {
+	ID        string            `json:"id"`
+	Operation Operation         `json:"operation"`
+	Domain    scope.Domain      `json:"domain"`
+	App       string            `json:"app,omitempty"`
+	Text      string            `json:"text,omitempty"`
+	Target    string            `json:"target,omitempty"`
+	Data      map[string]string `json:"data,omitempty"`
+	At        int64             `json:"at"`
+	By        string            `json:"by,omitempty"`
+}
+
+func (g *Grant) record(aggregate string, version uint64, notAfter time.Time) (store.Record, error) {
+	ev := &g.Event
+	data, err := json.Marshal(grantData{
+		Trigger: g.Trigger, Domain: g.Domain, Actions: g.Actions, State: g.State, At: g.IssuedAt.UnixMicro(),
+		Event: eventData{ID: ev.ID, Operation: ev.Operation, Domain: ev.Domain, App: ev.App, Text: ev.Text, Target: ev.Target,
+			Data: ev.Data, At: ev.At.UnixMicro(), By: ev.By},
+		RedeemBy: unixMicro(g.RedeemBy), For: int64(g.For), RedeemWithin: int64(g.redeemWithin), NotAfter: unixMicro(g.NotAfter),
+		Uses: g.Uses, Deliver: g.Deliver, Consent: g.consent, CodeHash: g.codeHash, Revisions: g.revisions, Depth: g.depth,
+	})
+	return store.Record{Kind: kindGrant, ID: aggregate + "." + g.ID, Version: version, Owner: g.Account, App: g.App, NotAfter: notAfter, Data: data}, err
+}
+
+func unixMicro(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func timeOf(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return micros(us)
+}
+
+// readGrant never fills gaps: a record that does not parse is an error that names it.
+func readGrant(r *store.Record) (*Grant, error) {
+	var d grantData
+	if err := json.Unmarshal(r.Data, &d); err != nil {
+		return nil, fmt.Errorf("grant: record %s %s: %w", r.Kind, r.ID, err)
+	}
+	if d.Domain.IsZero() || d.State == "" || r.Owner == "" || r.App == "" {
+		return nil, fmt.Errorf("grant: record %s %s is not whole", r.Kind, r.ID)
+	}
+	ev := d.Event
+	return &Grant{
+		ID: r.ID[strings.IndexByte(r.ID, '.')+1:], Account: r.Owner, App: r.App, Trigger: d.Trigger, Domain: d.Domain, Actions: d.Actions,
+		Event: Event{ID: ev.ID, Operation: ev.Operation, Account: r.Owner, Domain: ev.Domain, App: ev.App, Text: ev.Text,
+			Target: ev.Target, Data: ev.Data, At: micros(ev.At), By: ev.By},
+		State: d.State, IssuedAt: micros(d.At), RedeemBy: timeOf(d.RedeemBy), For: time.Duration(d.For), NotAfter: timeOf(d.NotAfter),
+		Uses: d.Uses, Deliver: d.Deliver, codeHash: d.CodeHash, revisions: d.Revisions, depth: d.Depth,
+		redeemWithin: time.Duration(d.RedeemWithin), consent: d.Consent,
+	}, nil
+}
+
+// getGrant takes the whole ID of the record. The part after the "." may come from anybody: what cannot be a grant's
+// asks no store.
+func (e *Engine) getGrant(ctx context.Context, id string) (*Grant, uint64, error) {
+	if len(id) != name16Len+1+name16Len {
+		return nil, 0, fmt.Errorf("%w: no such grant", ErrUnknown)
+	}
+	found, err := e.store.Get(ctx, kindGrant, id)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(found) == 0 {
+		return nil, 0, fmt.Errorf("%w: no such grant", ErrUnknown)
+	}
+	g, err := readGrant(&found[0])
+	return g, found[0].Version, err
+}
+
+// versions remembers the versions of revocations that are not zero, so that issuing needs no look first: a guess that
+// is wrong is put right by the store's answer. What is forgotten costs one more try.
+type versions struct {
+	mu    sync.Mutex
+	known map[string]uint64
+}
+
+const maxVersions = 1 << 16
+
+func (v *versions) get(id string) uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.known[id]
+}
+
+func (v *versions) learn(id string, version uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.known == nil || len(v.known) >= maxVersions {
+		v.known = map[string]uint64{}
+	}
+	v.known[id] = version
+}

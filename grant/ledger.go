@@ -1,0 +1,243 @@
+package grant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/behest-go/behest/store"
+)
+
+// An Entry of the ledger says what happened, with both names: on whose behalf, and by which app (P8).
+type Entry struct {
+	ID      string    // orders the entries of one account by time
+	At      time.Time // to the microsecond
+	What    string    // "pending", "issued", "denied", "redeemed", "used", "refused" or "revoked"
+	Account string
+	App     string // empty for the revocation of all that the account granted
+	Grant   string // empty where no single grant is concerned
+	Scope   string // what was granted; for a use, what was done; for a revocation, where; empty for refusals of too many different ones
+	Reason  string // of a refusal: a word of [Reason]; "denied" or "limited" at issue; "unknown" for a code in the wrong hands
+	Count   int    // of refusals that were the same; else 1
+	// Left is the uses left after a use, or Unlimited. Only Observe sees it: the entry itself is part of the same write.
+	Left int
+}
+
+type entryData struct {
+	What   string `json:"what"`
+	At     int64  `json:"at"`
+	Grant  string `json:"grant,omitempty"`
+	Scope  string `json:"scope,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Count  int    `json:"count,omitempty"`
+}
+
+// ledgerOp writes the entry.
+func (e *engine) ledgerOp(aggregate string, entry *Entry) store.Op {
+	id := string(e.appendLedgerID(nil, aggregate, entry.At))
+	entry.ID = id[len(aggregate)+1:]
+	return entry.put(id, appendEntry(nil, entry))
+}
+
+func (entry *Entry) put(id string, data []byte) store.Op {
+	return store.Put(store.Record{Kind: kindLedger, ID: id, Owner: entry.Account, App: entry.App, NotAfter: entry.At, Data: data})
+}
+
+// appendLedgerID orders the entries of one account by time, then by what came first on this node, and tells apart
+// those of other nodes.
+func (e *engine) appendLedgerID(b []byte, aggregate string, at time.Time) []byte {
+	b = append(append(b, aggregate...), '.')
+	b = appendBase32(b, uint64(at.UnixMicro()))
+	return appendBase32(b, e.entries.Add(1)<<40|rand.Uint64()>>24)
+}
+
+// appendEntry is on the way of every use, so the JSON is made by hand.
+func appendEntry(b []byte, entry *Entry) []byte {
+	b = append(b, `{"what":`...)
+	b = appendJSON(b, entry.What)
+	b = append(b, `,"at":`...)
+	b = strconv.AppendInt(b, entry.At.UnixMicro(), 10)
+	for _, f := range [...]struct{ name, value string }{{`,"grant":`, entry.Grant}, {`,"scope":`, entry.Scope}, {`,"reason":`, entry.Reason}} {
+		if f.value != "" {
+			b = append(b, f.name...)
+			b = appendJSON(b, f.value)
+		}
+	}
+	if entry.Count > 1 {
+		b = append(b, `,"count":`...)
+		b = strconv.AppendInt(b, int64(entry.Count), 10)
+	}
+	return append(b, '}')
+}
+
+const base32hex = "0123456789abcdefghijklmnopqrstuv"
+
+// appendBase32 writes 13 characters that sort as the number does.
+func appendBase32(b []byte, v uint64) []byte {
+	for shift := 60; shift >= 0; shift -= 5 {
+		b = append(b, base32hex[v>>shift&31])
+	}
+	return b
+}
+
+// appendJSON quotes s, which need not be UTF-8, for JSON.
+func appendJSON(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	for i := 0; i < len(s); {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < ' ' || c == 0x7f:
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case c < utf8.RuneSelf:
+			b = append(b, c)
+		default:
+			r, n := utf8.DecodeRuneInString(s[i:])
+			b = utf8.AppendRune(b, r) // U+FFFD for what is no UTF-8
+			i += n
+			continue
+		}
+		i++
+	}
+	return append(b, '"')
+}
+
+// Ledger returns entries of an account, newest first, at most limit (1 to 1000; 0 means 100). Pass the ID of the last
+// entry as before to read on; empty: from the newest.
+func (e *Engine) Ledger(ctx context.Context, account, before string, limit int) ([]Entry, error) {
+	if account == "" || limit < 0 || limit > store.MaxPage || len(before) > maxID {
+		return nil, invalid("ledger of %.80q, limit %d", account, limit)
+	}
+	prefix := e.aggregate(account) + "."
+	q := store.Query{Kind: kindLedger, Prefix: prefix, Reverse: true, Limit: limit}
+	if before != "" {
+		q.After = prefix + before
+	}
+	found, err := e.store.List(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Entry, len(found))
+	for i, r := range found {
+		var d entryData
+		if err := json.Unmarshal(r.Data, &d); err != nil {
+			return nil, fmt.Errorf("grant: record %s %s: %w", r.Kind, r.ID, err)
+		}
+		out[i] = Entry{ID: strings.TrimPrefix(r.ID, prefix), At: micros(d.At), What: d.What, Account: r.Owner, App: r.App,
+			Grant: d.Grant, Scope: d.Scope, Reason: d.Reason, Count: max(d.Count, 1)}
+	}
+	return out, nil
+}
+
+// refusals gathers refusals of real grants and tokens until Flush writes them: a holder who hammers costs one entry a
+// second, not one a call (P9).
+type refusals struct {
+	mu      sync.Mutex
+	waiting map[refusal]*counted
+	scopes  map[refusal]int // how many there are of each but for the scope
+	lost    int
+}
+
+type refusal struct{ account, app, grant, scope, reason string }
+
+type counted struct {
+	at time.Time // the first
+	n  int
+}
+
+// maxRefusals bounds memory between two calls of Flush; what is beyond is counted, and Flush says so.
+const maxRefusals = 10_000
+
+// maxScopes bounds what one grant's holder can fill a user's ledger with: who tries more scopes than this between two
+// calls of Flush gets one entry without a scope for the rest.
+const maxScopes = 8
+
+func (e *engine) refuse(ctx context.Context, now time.Time, r refusal) {
+	e.refusals.add(now, r)
+	if e.observe != nil {
+		e.observe(ctx, Entry{At: now, What: "refused", Account: r.account, App: r.app, Grant: r.grant, Scope: r.scope, Reason: r.reason, Count: 1})
+	}
+}
+
+func (w *refusals) add(now time.Time, r refusal) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting == nil {
+		w.waiting, w.scopes = map[refusal]*counted{}, map[refusal]int{}
+	}
+	if w.waiting[r] == nil {
+		bare := r
+		bare.scope = ""
+		if w.scopes[bare] >= maxScopes {
+			r = bare
+		} else if len(w.waiting) < maxRefusals {
+			w.scopes[bare]++
+		}
+	}
+	switch c := w.waiting[r]; {
+	case c != nil:
+		c.n++
+	case len(w.waiting) >= maxRefusals:
+		w.lost++
+	default:
+		w.waiting[r] = &counted{now, 1}
+	}
+}
+
+// Flush writes the refusals since the last Flush to the ledger, equal ones as one entry. What could not be written is
+// kept for the next call. Its error also tells of refusals beyond 10,000 different ones, which were not kept.
+func (e *Engine) Flush(ctx context.Context) error {
+	e.refusals.mu.Lock()
+	waiting, lost := e.refusals.waiting, e.refusals.lost
+	e.refusals.waiting, e.refusals.scopes, e.refusals.lost = nil, nil, 0
+	e.refusals.mu.Unlock()
+	var failed error
+	for r, c := range waiting {
+		if failed == nil {
+			entry := Entry{At: c.at, What: "refused", Account: r.account, App: r.app, Grant: r.grant, Scope: r.scope, Reason: r.reason, Count: c.n}
+			op := e.ledgerOp(e.aggregate(r.account), &entry)
+			if _, err := e.store.Apply(ctx, c.at, []store.Op{op}); err != nil {
+				failed = err
+			}
+		}
+		if failed != nil {
+			e.putBack(r, c)
+		}
+	}
+	if lost > 0 {
+		failed = errors.Join(failed, fmt.Errorf("grant: %d refusals were too many to keep", lost))
+	}
+	return failed
+}
+
+func (e *Engine) putBack(r refusal, c *counted) {
+	e.refusals.mu.Lock()
+	defer e.refusals.mu.Unlock()
+	if e.refusals.waiting == nil {
+		e.refusals.waiting, e.refusals.scopes = map[refusal]*counted{}, map[refusal]int{}
+	}
+	switch again := e.refusals.waiting[r]; {
+	case again != nil:
+		again.n, again.at = again.n+c.n, c.at
+	case len(e.refusals.waiting) >= maxRefusals: // a store that is away for long
+		e.refusals.lost += c.n
+	default:
+		e.refusals.waiting[r] = c
+	}
+}
+
+func (e *engine) tell(ctx context.Context, entry *Entry) {
+	if e.observe != nil {
+		entry.Count = max(entry.Count, 1)
+		e.observe(ctx, *entry)
+	}
+}

@@ -1,0 +1,169 @@
+package grant
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/behest-go/behest/store"
+)
+
+// outboxData is a delivery as it lies in the store: the code only sealed (P6).
+type outboxData struct {
+	Code  string `json:"code"`
+	Tries int    `json:"tries,omitempty"`
+}
+
+func (o outboxData) encode() []byte {
+	b, err := json.Marshal(o)
+	if err != nil {
+		panic(err) // a string and a number
+	}
+	return b
+}
+
+func (e *engine) openOutbox(r *store.Record) (Secret, int, error) {
+	var o outboxData
+	if err := json.Unmarshal(r.Data, &o); err != nil {
+		return Secret{}, 0, fmt.Errorf("grant: record %s %s: %w", r.Kind, r.ID, err)
+	}
+	code, ok := unseal(e.keys.outbox, "", o.Code, nil)
+	if !ok {
+		return Secret{}, 0, fmt.Errorf("grant: record %s %s: sealed with a key that this engine does not have", r.Kind, r.ID)
+	}
+	return NewSecret(string(code)), o.Tries, nil
+}
+
+// Claim leases deliveries that are due, at most n (1 to 1000), for a while: until it is over, nobody else gets them.
+// It returns their grants with the codes. With app only that app's, without those of notApps. Deliveries that came
+// too late or were revoked are dropped on the way.
+//
+// A delivery that succeeded is ended with [Engine.Delivered], one that failed is put off with [Engine.Postpone]; one
+// of which nothing is heard comes again when the lease is over. Redeeming a code ends its delivery too. One damaged
+// record keeps nobody from the others: they are returned beside the error.
+func (e *Engine) Claim(ctx context.Context, by Delivery, app string, notApps []string, n int, lease time.Duration) ([]Grant, error) {
+	switch {
+	case by != Push && by != Poll:
+		return nil, invalid("deliveries by %.80q are not claimed", by)
+	case n < 1 || n > store.MaxPage:
+		return nil, invalid("claiming %d deliveries, want 1 to %d", n, store.MaxPage)
+	case lease <= 0:
+		return nil, invalid("a lease of %v is over before it begins", lease)
+	}
+	now := e.now()
+	var out []Grant
+	var faults []error
+	// What is dropped makes room for more: a heap of deliveries that came too late keeps nobody from the others behind it.
+	for more := true; more && len(out) < n && len(faults) == 0; {
+		q := store.Query{Kind: string(by), App: app, NotApps: notApps, DueBy: now, Limit: n - len(out)}
+		due, err := e.store.Claim(ctx, q, now.Add(lease))
+		if err != nil {
+			faults = append(faults, err)
+		}
+		more = len(due) == q.Limit
+		for _, r := range due {
+			g, err := e.claimed(ctx, r, now)
+			switch {
+			case err != nil:
+				faults = append(faults, err)
+			case g == nil:
+				if err := e.drop(ctx, r); err != nil {
+					faults = append(faults, err)
+				}
+			default:
+				out = append(out, *g)
+			}
+		}
+	}
+	return out, errors.Join(faults...)
+}
+
+// claimed returns nil for a delivery that has become pointless.
+func (e *Engine) claimed(ctx context.Context, r store.Record, now time.Time) (*Grant, error) {
+	if !now.Before(r.NotAfter) {
+		return nil, nil
+	}
+	g, _, err := e.getGrant(ctx, r.ID)
+	if errors.Is(err, ErrUnknown) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	one := []Grant{*g}
+	if err := e.markRevoked(ctx, store.Aggregate(r.ID), one); err != nil {
+		return nil, err
+	}
+	if g = &one[0]; g.State != "issued" {
+		return nil, nil
+	}
+	if g.Code, g.Tries, err = e.openOutbox(&r); err != nil {
+		return nil, err
+	}
+	g.outbox = r
+	return g, nil
+}
+
+func (e *Engine) drop(ctx context.Context, r store.Record) error {
+	_, err := e.store.Apply(ctx, e.now(), []store.Op{store.Delete(r.Kind, r.ID, r.Version)})
+	return err
+}
+
+// Delivered ends the delivery of a grant that Claim returned. If the lease was over and another has it now, nothing happens.
+func (e *Engine) Delivered(ctx context.Context, g Grant) error {
+	if g.outbox.ID == "" {
+		return invalid("the grant does not come from Claim")
+	}
+	return e.drop(ctx, g.outbox)
+}
+
+// Postpone makes the delivery of a grant that Claim returned due again at that time, with one more try on record. If
+// the lease was over and another has it now, or the code was redeemed, nothing happens.
+func (e *Engine) Postpone(ctx context.Context, g Grant, until time.Time) error {
+	if g.outbox.ID == "" {
+		return invalid("the grant does not come from Claim")
+	}
+	if until.IsZero() {
+		return invalid("a delivery that is put off needs a time until when")
+	}
+	var o outboxData
+	if err := json.Unmarshal(g.outbox.Data, &o); err != nil {
+		return fmt.Errorf("grant: record %s %s: %w", g.outbox.Kind, g.outbox.ID, err)
+	}
+	o.Tries++
+	r := g.outbox
+	r.Due, r.Data = until, o.encode()
+	_, err := e.store.Apply(ctx, e.now(), []store.Op{store.Put(r)})
+	return err
+}
+
+// Purge removes what has been over for long enough, in steps of 500 records, and returns how many. It stops at an
+// error, and between steps when ctx is done; call it again then. Tokens go a day after their end, grants a week after
+// theirs, ledger entries after KeepLedger.
+func (e *Engine) Purge(ctx context.Context) (int, error) {
+	now, total := e.now(), 0
+	for _, k := range []struct {
+		kind string
+		keep time.Duration
+	}{
+		{kindToken, keepToken}, {kindGrant, keepGrant}, {kindEvent, 0}, {kindRevocation, keepGrant}, {kindConsent, 0}, {kindWindow, 0},
+		{string(Push), 0}, {string(Poll), 0}, {string(Redirect), 0}, {kindLedger, e.keep},
+	} {
+		for {
+			const step = 500
+			n, err := e.store.Purge(ctx, k.kind, now.Add(-k.keep), step)
+			if total += n; err != nil {
+				return total, fmt.Errorf("grant: purging %s: %w", k.kind, err)
+			}
+			if err := ctx.Err(); err != nil {
+				return total, err
+			}
+			if n < step {
+				break
+			}
+		}
+	}
+	return total, nil
+}

@@ -1,0 +1,260 @@
+package grant
+
+import (
+	"bytes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// Codes and tokens are sealed: prefix, then base64url of key ID (4 bytes), nonce (24), ciphertext and tag (16).
+// XChaCha20-Poly1305 takes nonces at random for as long as one likes: at 10^5 tokens a second, 192 bits last for ages.
+const (
+	codePrefix  = "bhsc_"
+	tokenPrefix = "bhst_"
+
+	kidSize  = 4
+	headSize = kidSize + chacha20poly1305.NonceSizeX
+	maxToken = 4096 // characters; a longer one is not read
+)
+
+var b64 = base64.RawURLEncoding.Strict()
+
+// keys are derived from the root key and from the sealing keys, one for each purpose, so that nothing made for one
+// opens for another.
+type keys struct {
+	aggregate []byte // names accounts in the store
+	pairwise  []byte // names accounts to apps; never changes
+	code      []sealingKey
+	token     []sealingKey
+	outbox    []sealingKey
+}
+
+type sealingKey struct {
+	id   [kidSize]byte
+	aead cipher.AEAD
+}
+
+const minKey = 32
+
+func newKeys(root Secret, sealing []Secret) (*keys, error) {
+	var faults []error
+	if len(root.Reveal()) < minKey {
+		faults = append(faults, invalid("Key has %d bytes, want at least %d of good randomness", len(root.Reveal()), minKey))
+	}
+	if len(sealing) == 0 {
+		sealing = []Secret{root}
+	}
+	k := &keys{aggregate: derive(root, nil, "behest aggregate"), pairwise: derive(root, nil, "behest pairwise")}
+	// What is sealed names places that the root key has named: with another root key it opens nowhere.
+	salt := derive(root, nil, "behest sealing")
+	for i, s := range sealing {
+		if len(s.Reveal()) < minKey && s != root {
+			faults = append(faults, invalid("Sealing[%d] has %d bytes, want at least %d", i, len(s.Reveal()), minKey))
+		}
+		for _, p := range []struct {
+			purpose string
+			to      *[]sealingKey
+		}{{"code", &k.code}, {"token", &k.token}, {"outbox", &k.outbox}} {
+			material := derive(s, salt, "behest seal "+p.purpose)
+			aead, err := chacha20poly1305.NewX(material)
+			if err != nil {
+				return nil, err
+			}
+			key := sealingKey{aead: aead}
+			copy(key.id[:], derive(s, salt, "behest key id "+p.purpose))
+			if p.purpose == "code" && slices.ContainsFunc(*p.to, func(other sealingKey) bool { return other.id == key.id }) {
+				faults = append(faults, invalid("Sealing[%d] is a repeated key", i))
+			}
+			*p.to = append(*p.to, key)
+		}
+	}
+	return k, errors.Join(faults...)
+}
+
+func derive(s Secret, salt []byte, purpose string) []byte {
+	out, err := hkdf.Key(sha256.New, []byte(s.Reveal()), salt, purpose, 32)
+	if err != nil {
+		panic(err) // only for more than 255*32 bytes
+	}
+	return out
+}
+
+// seal seals with the first key.
+func seal(with []sealingKey, prefix string, plain []byte) string {
+	k := &with[0]
+	raw := make([]byte, headSize, headSize+len(plain)+k.aead.Overhead())
+	copy(raw, k.id[:])
+	_, _ = rand.Read(raw[kidSize:]) // never fails (crypto/rand)
+	raw = k.aead.Seal(raw, raw[kidSize:], plain, raw[:kidSize])
+	return prefix + b64.EncodeToString(raw)
+}
+
+// unseal opens what seal made with any of the keys, into buf if it fits. Anything else is false, after work that does
+// not depend on the store.
+func unseal(with []sealingKey, prefix, sealed string, buf []byte) ([]byte, bool) {
+	text, ok := strings.CutPrefix(sealed, prefix)
+	if !ok || len(sealed) > maxToken {
+		return nil, false
+	}
+	buf = buf[:cap(buf)]
+	if n := b64.DecodedLen(len(text)); n > len(buf) {
+		buf = make([]byte, n)
+	}
+	// Decode skips line breaks, which would give one token many spellings.
+	if strings.IndexByte(text, '\n') >= 0 || strings.IndexByte(text, '\r') >= 0 {
+		return nil, false
+	}
+	n, err := b64.Decode(buf, []byte(text))
+	if err != nil || n < headSize+chacha20poly1305.Overhead {
+		return nil, false
+	}
+	raw := buf[:n]
+	for i := range with {
+		if k := &with[i]; bytes.Equal(k.id[:], raw[:kidSize]) {
+			plain, err := k.aead.Open(raw[headSize:headSize], raw[kidSize:headSize], raw[headSize:], raw[:kidSize])
+			return plain, err == nil
+		}
+	}
+	return nil, false
+}
+
+// name16 names parts under a key: 22 characters of base64url, none of them a dot.
+func name16(key []byte, parts ...string) string {
+	mac := hmac.New(sha256.New, key)
+	var b []byte
+	for _, p := range parts {
+		b = appendString(b, p)
+	}
+	mac.Write(b)
+	return b64.EncodeToString(mac.Sum(nil)[:16])
+}
+
+const name16Len = 22
+
+// A sealedCode is what a code carries: where its grant lies, and the secret whose hash lies there.
+type sealedCode struct {
+	aggregate, grant string // name16Len each
+	secret           [32]byte
+}
+
+func (k *keys) sealCode(c sealedCode) string {
+	plain := append(append([]byte(c.aggregate), c.grant...), c.secret[:]...)
+	return seal(k.code, codePrefix, plain)
+}
+
+func (k *keys) openCode(code string) (c sealedCode, ok bool) {
+	plain, ok := unseal(k.code, codePrefix, code, nil)
+	if !ok || len(plain) != 2*name16Len+len(c.secret) {
+		return c, false
+	}
+	c.aggregate, c.grant = string(plain[:name16Len]), string(plain[name16Len:2*name16Len])
+	copy(c.secret[:], plain[2*name16Len:])
+	return c, true
+}
+
+// A sealedToken is what a token carries: all that must be checked before a use is spent, and the versions of what
+// could have been revoked.
+type sealedToken struct {
+	secret           [32]byte
+	issued, notAfter int64     // microseconds
+	versions         [2]uint64 // of the account's and of the app's revocations
+	uses             int64     // as granted; Unlimited
+	aggregate        string
+	grant            string
+	here             string // the ID, within the aggregate, of the app's revocations in this root domain
+	account, app     string
+	domain, actions  string // actions joined by spaces
+	trigger          string
+	operation        string
+	event            string
+}
+
+const tokenFormat = 1
+
+func (t *sealedToken) strings() [10]*string {
+	return [...]*string{&t.aggregate, &t.grant, &t.here, &t.account, &t.app, &t.domain, &t.actions, &t.trigger, &t.operation, &t.event}
+}
+
+func (k *keys) sealToken(t *sealedToken) string {
+	b := append(make([]byte, 0, 512), tokenFormat)
+	b = append(b, t.secret[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(t.issued))
+	b = binary.BigEndian.AppendUint64(b, uint64(t.notAfter))
+	b = binary.AppendUvarint(b, t.versions[0])
+	b = binary.AppendUvarint(b, t.versions[1])
+	b = binary.AppendVarint(b, t.uses)
+	for _, s := range t.strings() {
+		b = appendString(b, *s)
+	}
+	return seal(k.token, tokenPrefix, b)
+}
+
+// openToken decodes into buf, if the token fits there.
+func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
+	b, ok := unseal(k.token, tokenPrefix, token, buf)
+	if !ok || len(b) < 1+32+16 || b[0] != tokenFormat {
+		return false
+	}
+	copy(t.secret[:], b[1:33])
+	t.issued = int64(binary.BigEndian.Uint64(b[33:]))
+	t.notAfter = int64(binary.BigEndian.Uint64(b[41:]))
+	b = b[49:]
+	for i := range t.versions {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return false
+		}
+		t.versions[i], b = v, b[n:]
+	}
+	uses, n := binary.Varint(b)
+	if n <= 0 {
+		return false
+	}
+	t.uses = uses
+	rest := string(b[n:]) // the one allocation: the fields are parts of it
+	for _, s := range t.strings() {
+		size, n := uvarintString(rest)
+		if n <= 0 || uint64(len(rest)-n) < size {
+			return false
+		}
+		*s, rest = rest[n:n+int(size)], rest[n+int(size):]
+	}
+	return rest == ""
+}
+
+func uvarintString(s string) (uint64, int) {
+	var v uint64
+	for i := 0; i < len(s) && i < binary.MaxVarintLen64; i++ {
+		v |= uint64(s[i]&0x7f) << (7 * i)
+		if s[i] < 0x80 {
+			return v, i + 1
+		}
+	}
+	return 0, 0
+}
+
+func micros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+func newSecret() (s [32]byte) {
+	_, _ = rand.Read(s[:]) // never fails
+	return s
+}
+
+func hashOf(secret []byte) string {
+	sum := sha256.Sum256(secret)
+	return b64.EncodeToString(sum[:])
+}
+
+var errSealed = fmt.Errorf("%w: not sealed by this server", ErrUnknown)

@@ -1,0 +1,311 @@
+package grant
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/behest-go/behest/scope"
+)
+
+func testKeys(t testing.TB, root string, sealing ...string) *keys {
+	var list []Secret
+	for _, s := range sealing {
+		list = append(list, NewSecret(strings.Repeat(s, 32)))
+	}
+	k, err := newKeys(NewSecret(strings.Repeat(root, 32)), list)
+	require.NoError(t, err)
+	return k
+}
+
+func someToken() *sealedToken {
+	return &sealedToken{secret: [32]byte{1, 2, 3}, issued: 1e15, notAfter: 2e15, versions: [2]uint64{7, 1 << 40}, uses: -1,
+		aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len), here: strings.Repeat("h", name16Len),
+		account: "zhang-san", app: "bookbot", domain: "group:42", actions: "member.read message.write", trigger: "t", operation: "mention", event: "m1"}
+}
+
+// plainToken is what sealToken seals.
+func plainToken(t testing.TB, k *keys, s *sealedToken) []byte {
+	plain, ok := unseal(k.token, tokenPrefix, k.sealToken(s), nil)
+	require.True(t, ok)
+	return plain
+}
+
+func TestSealedToken(t *testing.T) {
+	k := testKeys(t, "k")
+	var got sealedToken
+	require.True(t, k.openToken(k.sealToken(someToken()), &got, nil))
+	require.Equal(t, *someToken(), got)
+
+	// However short the memory that is lent.
+	for _, size := range []int{0, 1, 100, 1024} {
+		got = sealedToken{}
+		require.True(t, k.openToken(k.sealToken(someToken()), &got, make([]byte, size)))
+		require.Equal(t, *someToken(), got)
+	}
+	// Sealed by us, and yet not a token of this format: never a half-read one.
+	plain := plainToken(t, k, someToken())
+	opens := func(plain []byte) bool {
+		var got sealedToken
+		return k.openToken(seal(k.token, tokenPrefix, plain), &got, nil)
+	}
+	require.True(t, opens(plain))
+	for n := range plain {
+		require.False(t, opens(plain[:n]), "cut to %d bytes", n)
+	}
+	require.False(t, opens(append(slices.Clone(plain), 0)), "a byte too many")
+	for v := range 256 {
+		other := slices.Clone(plain)
+		other[0] = byte(v)
+		require.Equal(t, v == tokenFormat, opens(other), "format %d", v)
+	}
+	// Lengths that lie.
+	for _, lie := range [][]byte{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, {0xff, 0xff, 0xff, 0xff, 0x0f}, {0x80}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}} {
+		head := plain[:49]
+		require.False(t, opens(append(slices.Clone(head), lie...)))
+		require.False(t, opens(append(append(slices.Clone(head), 0, 0, 0), lie...)))
+		require.False(t, opens(append(append(slices.Clone(head), 0, 0, 0, 0, 0), lie...)))
+	}
+}
+
+func TestSealedCode(t *testing.T) {
+	k := testKeys(t, "k")
+	c := sealedCode{aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len), secret: [32]byte{9}}
+	got, ok := k.openCode(k.sealCode(c))
+	require.True(t, ok)
+	require.Equal(t, c, got)
+	for _, n := range []int{0, 1, 2*name16Len + 31, 2*name16Len + 33, 500} {
+		_, ok := k.openCode(seal(k.code, codePrefix, make([]byte, n)))
+		require.False(t, ok, n)
+	}
+	// One purpose's key opens nothing of another's.
+	for name, sealed := range map[string]string{
+		"token": seal(k.token, codePrefix, make([]byte, 2*name16Len+32)), "outbox": seal(k.outbox, codePrefix, make([]byte, 2*name16Len+32)),
+	} {
+		_, ok := k.openCode(sealed)
+		require.False(t, ok, name)
+	}
+	require.NotEqual(t, k.aggregate, k.pairwise)
+	// No two sealings are alike, and no two secrets.
+	require.NotEqual(t, k.sealCode(c), k.sealCode(c))
+	require.NotEqual(t, newSecret(), newSecret())
+}
+
+func TestKeyIDs(t *testing.T) {
+	k := testKeys(t, "k", "1", "2", "3")
+	seen := map[[kidSize]byte]bool{}
+	for _, list := range [][]sealingKey{k.code, k.token, k.outbox} {
+		require.Len(t, list, 3)
+		for _, key := range list {
+			require.False(t, seen[key.id])
+			seen[key.id] = true
+		}
+	}
+	for i, list := range [][]sealingKey{k.code, k.token, k.outbox} {
+		sealed, ok := unseal(list[1:], "", seal(list, "", []byte("x")), nil)
+		require.False(t, ok, "%d: %q without the first key", i, sealed)
+	}
+	other := testKeys(t, "o", "1")
+	require.NotEqual(t, k.code[0].id, other.code[0].id, "the root key is part of them")
+}
+
+// A name is not made of what its parts concatenate to.
+func TestNamesOfParts(t *testing.T) {
+	key := []byte("key")
+	seen := map[string][]string{}
+	for _, parts := range [][]string{{}, {""}, {"", ""}, {"ab"}, {"a", "b"}, {"ab", ""}, {"", "ab"}, {"a", "", "b"}, {"\x01a"}, {"\x02ab"}, {strings.Repeat("a", 127)}, {strings.Repeat("a", 128)}} {
+		name := name16(key, parts...)
+		require.Len(t, name, name16Len)
+		require.NotContains(t, name, ".")
+		require.NotContains(t, seen, name, "%q", parts)
+		seen[name] = parts
+	}
+	require.NotEqual(t, name16(key, "a"), name16([]byte("yek"), "a"))
+}
+
+func TestFingerprint(t *testing.T) {
+	base := Event{ID: "1", Operation: Mention, Account: "a", App: "b", Text: "t", Target: "x", By: "y", Data: map[string]string{"k": "v"}}
+	seen := map[[32]byte]bool{base.fingerprint(): true}
+	for _, change := range []func(*Event){
+		func(ev *Event) { ev.ID = "2" }, func(ev *Event) { ev.Operation = Command }, func(ev *Event) { ev.Account = "c" },
+		func(ev *Event) { ev.App = "" }, func(ev *Event) { ev.Text, ev.Target = "tx", "" }, func(ev *Event) { ev.By, ev.Target = "", "xy" },
+		func(ev *Event) { ev.Data = nil }, func(ev *Event) { ev.Data = map[string]string{"kv": ""} }, func(ev *Event) { ev.Data = map[string]string{"k": "v", "": ""} },
+		func(ev *Event) { ev.Data, ev.By = map[string]string{"": ""}, "y\x01k\x01v" },
+	} {
+		ev := base
+		change(&ev)
+		require.False(t, seen[ev.fingerprint()])
+		seen[ev.fingerprint()] = true
+	}
+	later := base
+	later.At = time.Now()
+	require.Equal(t, base.fingerprint(), later.fingerprint(), "the time may be that of each try")
+	empty, none := base, base
+	empty.Data, none.Data = map[string]string{}, nil
+	require.Equal(t, empty.fingerprint(), none.fingerprint())
+}
+
+func TestAppendBase32Sorts(t *testing.T) {
+	var last string
+	for _, v := range []uint64{0, 1, 31, 32, 33, 1023, 1 << 40, 1<<40 + 1, 1<<63 - 1, 1 << 63, 1<<64 - 1} {
+		text := string(appendBase32(nil, v))
+		require.Len(t, text, 13)
+		require.Greater(t, text, last)
+		last = text
+	}
+}
+
+func TestVersionsAreBounded(t *testing.T) {
+	var v versions
+	require.Zero(t, v.get("x"))
+	for i := range maxVersions * 2 {
+		v.learn(string(appendBase32(nil, uint64(i))), 1)
+		if len(v.known) > maxVersions {
+			t.Fatal(len(v.known))
+		}
+	}
+	v.learn("x", 7)
+	require.EqualValues(t, 7, v.get("x"))
+}
+
+func TestErrorsHaveOneReason(t *testing.T) {
+	require.ErrorIs(t, errConflict, ErrInvalid)
+	reasons := map[string]error{}
+	for _, err := range []error{ErrInvalid, errConflict, ErrDenied, ErrLimited, ErrUnknown, ErrExpired, ErrUsedUp, ErrRevoked, errSealed, errors.New("x")} {
+		if r := Reason(err); r != "" {
+			require.NotContains(t, reasons, r)
+			reasons[r] = err
+		}
+	}
+	require.Len(t, reasons, 4)
+}
+
+func FuzzAppendJSON(f *testing.F) {
+	for _, s := range []string{"", "a", "\"\\/", "\x00\x1f\x7f", "用户", "\xff\xfe", "\u2028<&>", "\xed\xa0\x80", "😀"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var got, want string
+		require.NoError(t, json.Unmarshal(appendJSON(nil, s), &got))
+		text, err := json.Marshal(s)
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(text, &want))
+		require.Equal(t, want, got)
+		require.True(t, utf8.Valid(appendJSON(nil, s)))
+
+		entry := Entry{At: time.UnixMicro(int64(len(s))), What: s, Grant: s, Scope: s, Reason: s, Count: len(s)}
+		var d entryData
+		require.NoError(t, json.Unmarshal(appendEntry(nil, &entry), &d))
+		count := entry.Count
+		if count == 1 {
+			count = 0
+		}
+		require.Equal(t, entryData{What: want, At: int64(len(s)), Grant: want, Scope: want, Reason: want, Count: count}, d)
+	})
+}
+
+// What is within the seal is trusted, but not to be well-formed.
+func FuzzSealedPlaintext(f *testing.F) {
+	k := testKeys(f, "k")
+	plain := plainToken(f, k, someToken())
+	f.Add(plain)
+	f.Add(plain[:60])
+	f.Add([]byte{tokenFormat})
+	f.Add(make([]byte, 2*name16Len+32))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		if len(plain) > 3000 {
+			return
+		}
+		var got, again sealedToken
+		if k.openToken(seal(k.token, tokenPrefix, plain), &got, nil) {
+			require.True(t, k.openToken(k.sealToken(&got), &again, nil))
+			require.True(t, reflect.DeepEqual(got, again))
+		}
+		if c, ok := k.openCode(seal(k.code, codePrefix, plain)); ok {
+			require.Len(t, c.aggregate+c.grant, 2*name16Len)
+		}
+	})
+}
+
+// What anybody may send.
+func FuzzCredential(f *testing.F) {
+	k := testKeys(f, "k", "1", "2")
+	f.Add("")
+	f.Add("bhst_")
+	f.Add("bhsc_")
+	f.Add("bhst_" + strings.Repeat("A", 200))
+	code := sealedCode{aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len)}
+	for _, s := range []string{k.sealToken(someToken()), k.sealCode(code)} {
+		f.Add(s)
+		f.Add(s[:len(s)-1])
+		f.Add(s + "A")
+		f.Add(strings.ToLower(s))
+		f.Add(s[:40] + "\n" + s[40:])
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var got sealedToken
+		isToken := k.openToken(s, &got, nil)
+		if isToken {
+			require.Equal(t, *someToken(), got)
+		}
+		c, isCode := k.openCode(s)
+		if isCode {
+			require.Equal(t, code, c)
+		}
+		if isToken || isCode { // in its one spelling
+			raw, err := base64.RawURLEncoding.DecodeString(s[len(tokenPrefix):])
+			require.NoError(t, err)
+			require.Equal(t, s[len(tokenPrefix):], base64.RawURLEncoding.EncodeToString(raw))
+		}
+		require.False(t, isToken && isCode)
+	})
+}
+
+func FuzzKeyword(f *testing.F) {
+	f.Add("book", "a Book, please")
+	f.Add("书", "我要一本书")
+	f.Add("σ", "ΟΔΟΣ ς")
+	f.Add("\u212a", "kk k")
+	f.Fuzz(func(t *testing.T, keyword, text string) {
+		keyword = strings.TrimSpace(keyword)
+		if keyword == "" || !utf8.ValidString(keyword) || !utf8.ValidString(text) || len(keyword) > maxID || len(text) > 1000 {
+			return
+		}
+		w := new(words)
+		w.add(&trigger{keywords: []string{fold(keyword)}})
+		said := false
+		find(text, []*words{w}, func([]*trigger) bool { said = true; return false })
+		runes, word := []rune(text), []rune(fold(keyword))
+		want := false
+		for i := 0; i+len(word) <= len(runes) && !want; i++ {
+			j := i + len(word)
+			want = fold(string(runes[i:j])) == string(word) &&
+				(i == 0 || !spaced(runes[i-1]) || !spaced(runes[i])) && (j == len(runes) || !spaced(runes[j-1]) || !spaced(runes[j]))
+		}
+		require.Equal(t, want, said)
+	})
+}
+
+// A code that this server sealed, for a grant that has another: from a write that was not made.
+func TestCodeOfAnotherTry(t *testing.T) {
+	e := manyEngine(t, 10)
+	got, err := e.Emit(context.Background(), Event{ID: "1", Operation: Mention, Account: "zhang-san", App: "app-0", Domain: scope.MustDomain("group:1")})
+	require.NoError(t, err)
+	c, ok := e.keys.openCode(got[0].Code.Reveal())
+	require.True(t, ok)
+	c.secret[0]++
+	_, _, err = e.Redeem(context.Background(), "app-0", NewSecret(e.keys.sealCode(c)))
+	require.ErrorIs(t, err, ErrUnknown)
+	require.Empty(t, Reason(err))
+	_, _, err = e.Redeem(context.Background(), "app-0", got[0].Code)
+	require.NoError(t, err)
+}

@@ -1,0 +1,351 @@
+package grant
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
+)
+
+// Redeem exchanges a code for its delegation token. The app is the one that has authenticated as a client: another
+// app's code is [ErrUnknown], like a forged one, which costs the store nothing. A code is redeemed at most once (P3):
+// [ErrUsedUp] after that, [ErrExpired] when it came too late, [ErrRevoked]. The token's life begins now. If the
+// answer is lost on its way, so is the token: the code cannot tell a retry from a thief.
+func (e *Engine) Redeem(ctx context.Context, app string, code Secret) (*Grant, Secret, error) {
+	return e.RedeemFunc(ctx, app, code, func(*Grant) error { return nil })
+}
+
+// RedeemFunc is Redeem for callers that have conditions of their own: accept is asked when the code has been found
+// good, before anything is written. Its error is returned as it is, and leaves the code as it was.
+func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept func(*Grant) error) (*Grant, Secret, error) {
+	c, ok := e.keys.openCode(code.Reveal())
+	if !ok {
+		return nil, Secret{}, errSealed
+	}
+	now := e.now()
+	id := c.aggregate + "." + c.grant
+	g, version, err := e.getGrant(ctx, id)
+	if err != nil {
+		return nil, Secret{}, err
+	}
+	refused := func(reason string, err error) (*Grant, Secret, error) {
+		e.refuse(ctx, now, refusal{g.Account, app, g.ID, g.Scope().String(), reason})
+		return nil, Secret{}, err
+	}
+	if g.App != app {
+		return refused("unknown", fmt.Errorf("%w: the code is another app's", ErrUnknown))
+	}
+	if !NewSecret(g.codeHash).Equal(hashOf(c.secret[:])) {
+		return refused("unknown", fmt.Errorf("%w: no such code", ErrUnknown))
+	}
+	switch {
+	case g.State == "redeemed":
+		return refused("used_up", fmt.Errorf("%w: the code was redeemed before", ErrUsedUp))
+	case g.State != "issued":
+		return refused("unknown", fmt.Errorf("%w: the grant is %s", ErrUnknown, g.State))
+	case !now.Before(g.RedeemBy):
+		return refused("expired", fmt.Errorf("%w: the code was good until %v", ErrExpired, g.RedeemBy.Format(time.RFC3339)))
+	}
+	if err := accept(g); err != nil {
+		return nil, Secret{}, err
+	}
+	at := e.place(g.Account, g.App, g.Domain)
+	t := sealedToken{
+		secret: newSecret(), issued: now.UnixMicro(), notAfter: now.Add(g.For).UnixMicro(), versions: g.revisions, uses: int64(g.Uses),
+		aggregate: c.aggregate, grant: g.ID, here: at.here, account: g.Account, app: g.App,
+		domain: g.Domain.String(), actions: strings.Join(g.Actions, " "),
+		trigger: g.Trigger, operation: string(g.Event.Operation), event: g.Event.ID,
+	}
+	token := e.keys.sealToken(&t)
+	g.State, g.NotAfter = "redeemed", micros(t.notAfter)
+	r, err := g.record(c.aggregate, version, g.NotAfter)
+	if err != nil {
+		return nil, Secret{}, err
+	}
+	left := int64(g.Uses)
+	if g.Uses == Unlimited {
+		left = unlimited
+	}
+	entry := Entry{At: now, What: "redeemed", Account: g.Account, App: g.App, Grant: g.ID, Scope: g.Scope().String(), Left: g.Uses}
+	out, err := e.store.Apply(ctx, now, []store.Op{
+		store.Check(kindRevocation, c.aggregate+"."+hereAll, g.revisions[0]),
+		store.Check(kindRevocation, c.aggregate+"."+at.here, g.revisions[1]),
+		store.Check(kindRevocation, id, 0),
+		store.Put(r),
+		store.Put(store.Record{Kind: kindToken, ID: c.aggregate + "." + hashOf(t.secret[:]), Owner: g.Account, App: g.App, NotAfter: g.NotAfter, Left: left}),
+		store.Delete(string(g.Deliver), id, store.AnyVersion),
+		e.ledgerOp(c.aggregate, &entry),
+	})
+	switch {
+	case err != nil:
+		return nil, Secret{}, err
+	case out.Applied():
+		e.tell(ctx, &entry)
+		return g, NewSecret(token), nil
+	case out.Op < 3:
+		return refused("revoked", fmt.Errorf("%w: before the code was redeemed", ErrRevoked))
+	}
+	return refused("used_up", fmt.Errorf("%w: the code was redeemed just now", ErrUsedUp))
+}
+
+// unlimited is what Left begins at for tokens without a count: uses are still counted down, for the record. It fits a
+// double, which some stores count in.
+const unlimited = int64(1) << 52
+
+// A Delegation is one use of a token: this account, through this app, here, to do this.
+type Delegation struct {
+	Account string       // on whose behalf
+	App     string       // by which app; what comes of it shows the app's name
+	Domain  scope.Domain // where this use acts: the domain of Scope, which the grant covers
+	Scope   scope.Scope  // what was asked for; zero from Inspect
+	Grant   string       // by which grant; pass it on as Event.By
+	Trigger string
+	// Operation and Event name the cause: what the account did.
+	Operation Operation
+	Event     string
+	IssuedAt  time.Time
+	NotAfter  time.Time
+	Uses      int // as granted, or Unlimited
+	Left      int // after this use, or Unlimited
+	granted   string
+	actions   string
+}
+
+// Granted is all that the token allows.
+func (d *Delegation) Granted() scope.Set {
+	domain, err := scope.ParseDomain(d.granted)
+	if err != nil {
+		return scope.Set{}
+	}
+	return (&Grant{Domain: domain, Actions: strings.Fields(d.actions)}).Scope()
+}
+
+// GrantedIn is the domain that the token is bound to.
+func (d *Delegation) GrantedIn() scope.Domain {
+	domain, _ := scope.ParseDomain(d.granted)
+	return domain
+}
+
+// Use verifies a token for want and spends one use, or what the catalog says that the action costs, in a single write
+// together with its ledger entry. Each of two things happens: the use is spent and there is a Delegation, or nothing
+// is spent and there is an error.
+//
+// A forged or foreign token is [ErrUnknown], at the price of decoding it. A real one fails with [ErrExpired],
+// scope.ErrWrongDomain, scope.ErrWrongAction, [ErrDenied] (rights have changed), [ErrRevoked] or [ErrUsedUp]; see
+// [Reason]. Any other error comes from the store or from Permit; after one of the store's the use may have been
+// spent.
+func (e *Engine) Use(ctx context.Context, token string, want scope.Scope) (*Delegation, error) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if !e.keys.openToken(token, &s.token, s.plain[:]) {
+		return nil, errSealed
+	}
+	return e.useOpened(ctx, s, want)
+}
+
+// UseFunc is Use for a scope that must be looked up: resolve is called only for a token that this server sealed, so
+// that a forged one costs the caller's database nothing either. An error of resolve is returned as it is; nothing is
+// spent.
+func (e *Engine) UseFunc(ctx context.Context, token string, resolve func() (scope.Scope, error)) (*Delegation, error) {
+	s := scratches.Get().(*scratch)
+	defer scratches.Put(s)
+	if !e.keys.openToken(token, &s.token, s.plain[:]) {
+		return nil, errSealed
+	}
+	want, err := resolve()
+	if err != nil {
+		return nil, err
+	}
+	return e.useOpened(ctx, s, want)
+}
+
+// A scratch is the memory of one use, taken again by the next: nothing of it is kept, neither by a store (its
+// contract) nor in a Delegation.
+type scratch struct {
+	token sealedToken
+	plain [1024]byte
+	text  [1024]byte
+	ops   [5]store.Op
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func (e *Engine) useOpened(ctx context.Context, s *scratch, want scope.Scope) (*Delegation, error) {
+	t, now := &s.token, e.now()
+	d, err := e.use(ctx, s, now, want)
+	if Reason(err) != "" {
+		e.refuse(ctx, now, refusal{t.account, t.app, t.grant, want.String(), Reason(err)})
+	}
+	return d, err
+}
+
+func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.Scope) (*Delegation, error) {
+	t := &s.token
+	us := now.UnixMicro()
+	if us >= t.notAfter {
+		return nil, fmt.Errorf("%w: at %s", ErrExpired, micros(t.notAfter).Format(time.RFC3339))
+	}
+	action, where := want.Action(), want.Domain()
+	if !covers(t.domain, where.String()) {
+		return nil, fmt.Errorf("%w: granted in %s, asked in %s", scope.ErrWrongDomain, t.domain, where)
+	}
+	if !hasField(t.actions, action) {
+		return nil, fmt.Errorf("%w: granted %s, asked %s", scope.ErrWrongAction, t.actions, action)
+	}
+	if err := e.permitted(ctx, t, want); err != nil {
+		return nil, err
+	}
+	cost, ok := e.catalog.Cost(action)
+	if !ok {
+		return nil, fmt.Errorf("%w: the catalog has no action %s", scope.ErrWrongAction, action)
+	}
+	entry := Entry{At: now, What: "used", Account: t.account, App: t.app, Grant: t.grant, Scope: want.String()}
+	all, here, grant, token, ledger := e.ids(t, s.text[:0], now)
+	entry.ID = ledger[len(t.aggregate)+1:]
+	s.ops = [...]store.Op{
+		store.Check(kindRevocation, all, t.versions[0]),
+		store.Check(kindRevocation, here, t.versions[1]),
+		store.Check(kindRevocation, grant, 0),
+		store.Spend(kindToken, token, int64(cost), nil),
+		entry.put(ledger, appendEntry(s.text[:0], &entry)),
+	}
+	out, err := e.store.Apply(ctx, now, s.ops[:])
+	switch {
+	case err != nil:
+		return nil, err
+	case out.Applied():
+	case out.Op < 3:
+		return nil, ErrRevoked
+	case out.Reason == store.Exhausted:
+		return nil, fmt.Errorf("%w: %d left, %s costs %d", ErrUsedUp, out.Left, action, cost)
+	case out.Reason == store.Expired:
+		return nil, ErrExpired
+	default: // sealed by us, and not in the store: purged, or a store that forgot
+		return nil, fmt.Errorf("%w: no such token", ErrUnknown)
+	}
+	d := t.delegation(out.Left)
+	d.Domain, d.Scope = where, want
+	entry.Left = d.Left
+	e.tell(ctx, &entry)
+	return d, nil
+}
+
+// permitted asks everything that may have changed since the grant was made.
+func (e *engine) permitted(ctx context.Context, t *sealedToken, want scope.Scope) error {
+	app := e.apps[t.app]
+	if app == nil {
+		return fmt.Errorf("%w: the app %s is no longer registered", ErrRevoked, t.app)
+	}
+	if !contains(app.Actions, want.Action()) {
+		return fmt.Errorf("%w: the app %s is no longer registered for %s", ErrDenied, t.app, want.Action())
+	}
+	return e.permit(ctx, Access{Account: t.account, App: t.app, Scope: want, Grant: t.grant})
+}
+
+func (t *sealedToken) delegation(left int64) *Delegation {
+	d := &Delegation{Account: t.account, App: t.app, Grant: t.grant, Trigger: t.trigger, Operation: Operation(t.operation), Event: t.event,
+		IssuedAt: micros(t.issued), NotAfter: micros(t.notAfter), Uses: int(t.uses), Left: int(left), granted: t.domain, actions: t.actions}
+	if t.uses == Unlimited {
+		d.Left = Unlimited
+	}
+	return d
+}
+
+// ids are those of the records that decide about the token, and of the ledger entry: parts of one string, made at
+// once with the help of b.
+func (e *engine) ids(t *sealedToken, b []byte, now time.Time) (all, here, grant, token, ledger string) {
+	var ends [4]int
+	for i, s := range [...]string{hereAll, t.here, t.grant} {
+		b = append(append(append(b, t.aggregate...), '.'), s...)
+		ends[i] = len(b)
+	}
+	hash := sha256.Sum256(t.secret[:])
+	b = b64.AppendEncode(append(append(b, t.aggregate...), '.'), hash[:])
+	ends[3] = len(b)
+	s := string(e.appendLedgerID(b, t.aggregate, now))
+	return s[:ends[0]], s[ends[0]:ends[1]], s[ends[1]:ends[2]], s[ends[2]:ends[3]], s[ends[3]:]
+}
+
+// covers is Domain.Covers for the sealed text, which was canonical when it was sealed.
+func covers(domain, other string) bool {
+	return strings.HasPrefix(other, domain) && (len(other) == len(domain) || other[len(domain)] == '/')
+}
+
+func hasField(list, word string) bool {
+	for f := range strings.SplitSeq(list, " ") {
+		if f == word {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(list []string, word string) bool {
+	for _, s := range list {
+		if s == word {
+			return true
+		}
+	}
+	return false
+}
+
+// Inspect says what a token could do now, and spends nothing: Left is what is left, Granted what of the grant the
+// account and the app still may. It fails as Use does.
+func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error) {
+	var t sealedToken
+	if !e.keys.openToken(token.Reveal(), &t, nil) {
+		return nil, errSealed
+	}
+	now := e.now()
+	if now.UnixMicro() >= t.notAfter {
+		return nil, ErrExpired
+	}
+	all, here, grant, id, _ := e.ids(&t, nil, now)
+	revoked, err := e.store.Get(ctx, kindRevocation, all, here, grant)
+	if err != nil {
+		return nil, err
+	}
+	versions := map[string]uint64{}
+	for _, r := range revoked {
+		versions[r.ID] = r.Version
+	}
+	if versions[all] != t.versions[0] || versions[here] != t.versions[1] || versions[grant] != 0 {
+		return nil, ErrRevoked
+	}
+	found, err := e.store.Get(ctx, kindToken, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%w: no such token", ErrUnknown)
+	}
+	if found[0].Left <= 0 {
+		return nil, ErrUsedUp
+	}
+	d := t.delegation(found[0].Left)
+	var may []string
+	for _, action := range strings.Fields(t.actions) {
+		s, err := scope.New(d.GrantedIn(), action)
+		if err != nil {
+			return nil, err
+		}
+		err = e.permitted(ctx, &t, s)
+		switch {
+		case err == nil:
+			may = append(may, action)
+		case !errors.Is(err, ErrDenied):
+			return nil, err
+		}
+	}
+	if len(may) == 0 {
+		return nil, fmt.Errorf("%w: nothing of the grant is left", ErrDenied)
+	}
+	d.Domain, d.actions = d.GrantedIn(), strings.Join(may, " ")
+	return d, nil
+}
