@@ -1,0 +1,166 @@
+package authz
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/behest-go/behest/authz/webhook"
+	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/guard"
+	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
+)
+
+// Config is all that a Server needs to know. Required are Issuer and Permit; with a Store of your own also Key.
+type Config struct {
+	// Issuer is the server's own URL: https, or http on a loopback address for development; no query, no fragment, no
+	// slash at the end (RFC 8414 §2), and in its path, if it has one, only A-Z a-z 0-9 . _ ~ - between the slashes.
+	// Required.
+	Issuer string
+	// Prefix is the path of the endpoints, below the issuer's. Empty: "/oauth2".
+	Prefix string
+	// Permit says whether the account itself may do this here, right now: nil is yes, an error that wraps
+	// grant.ErrDenied is no, any other error is a 503 that spends nothing. It is asked at issue and again at every
+	// use. Required.
+	Permit func(context.Context, grant.Access) error
+
+	Apps     []App
+	Triggers []grant.Trigger
+	Catalog  *scope.Catalog // what can be done; nil: scope.BuiltIn
+
+	// Store remembers. Nil: a new store.Memory, which forgets when the process ends.
+	Store store.Store
+	// Key is the root of all keys, at least 32 bytes from a good source; see grant.Config. Required with a Store;
+	// zero without one: made at random.
+	Key     grant.Secret
+	Sealing []grant.Secret // see grant.Config
+	// InsecureKeyInStore, when Key is zero, makes a key and keeps it in the Store in the clear, for all servers that
+	// share it. Safe only where nobody reads the database, its backups or its replicas who may not act as any user.
+	InsecureKeyInStore bool
+
+	// Observe is told what was written to the ledger, and of each attempt to deliver (see Deliverer). It must not
+	// block. Nil: nobody is told.
+	Observe func(context.Context, grant.Entry)
+	// AllowWebhooksTo names hosts ("bookbot.internal" or "127.0.0.1:9000", as written in an App's Webhook) whose
+	// address may be private or loopback, and whose scheme may be http. Everything else must have a public address,
+	// which is checked after the name was resolved. Empty: no exceptions.
+	AllowWebhooksTo []string
+	KeepLedger      time.Duration    // how long the ledger is kept at least; zero: 90 days
+	Now             func() time.Time // nil: time.Now
+	Log             *slog.Logger     // nil: nothing is logged
+}
+
+// An App is a third-party application: an OAuth client that grants are for. A client that only introspects is an App
+// with Introspect alone.
+type App struct {
+	ID      string       // 1 to 64 of A-Z a-z 0-9 . _ -; the client_id
+	Name    string       // shown to people as "via Name"; empty: the ID
+	Secret  grant.Secret // the client_secret, 8 to 256 bytes; required
+	Actions []string     // the most that any trigger may allow it
+
+	// Webhook is where grants are pushed to: https, unless AllowWebhooksTo names its host. Empty: the app polls.
+	Webhook string
+	// WebhookSecret signs pushes with v1 (HMAC-SHA256): "whsec_" and base64 of 24 to 64 bytes, see webhook.ParseKey.
+	// Zero: derived from the server's key; Server.WebhookSecret tells it. Every push is also signed with v1a
+	// (Ed25519), see Server.WebhookKey.
+	WebhookSecret grant.Secret
+	// RedirectURIs are where links of Redirect triggers lead: https, or http on loopback; no fragment, and neither
+	// code nor iss in the query. The first one is the default.
+	RedirectURIs []string
+	RealNames    bool // sees accounts by their own names instead of pairwise ones
+	Introspect   bool // a resource server: may introspect every token, and is told the account
+}
+
+// App faults, URL faults and the engine's faults are all reported at once.
+func (c *Config) check(g *guard.Guard) error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("authz: "+format, args...)) }
+	if u, err := url.Parse(c.Issuer); err != nil || !secure(u) || !plainPath(u.EscapedPath()) || strings.ContainsAny(c.Issuer, "?#") {
+		fault("Issuer: %.80q is not an https URL with a plain path or none, without query, fragment and final slash", c.Issuer)
+	}
+	if !plainPath(c.Prefix) {
+		fault("Prefix: %.80q is not a path such as \"/oauth2\": a slash before each part, of A-Z a-z 0-9 . _ ~ -", c.Prefix)
+	}
+	if c.Permit == nil {
+		fault("Permit is required")
+	}
+	if c.Store != nil && c.Key.IsZero() && !c.InsecureKeyInStore {
+		fault("Key is required with a Store: without it, codes and tokens do not outlive this process, nor hold on another")
+	}
+	for _, a := range c.Apps {
+		if n := len(a.Secret.Reveal()); n < 8 || n > 256 {
+			fault("app %.80q: Secret has %d bytes, want 8 to 256", a.ID, n)
+		} else if !plain(a.Secret.Reveal()) {
+			fault("app %.80q: Secret is not text, so no client could send it", a.ID)
+		}
+		if a.Webhook != "" && g != nil {
+			if err := g.CheckURL(a.Webhook); err != nil {
+				fault("app %.80q: Webhook: %w", a.ID, err)
+			}
+		}
+		if !a.WebhookSecret.IsZero() {
+			if _, err := webhook.ParseKey(a.WebhookSecret.Reveal()); err != nil {
+				fault("app %.80q: WebhookSecret: %w", a.ID, err)
+			} else if !strings.HasPrefix(a.WebhookSecret.Reveal(), "whsec_") { // one half of a pair signs nothing, or should not be told to the app
+				fault("app %.80q: WebhookSecret is not of the kind whsec_", a.ID)
+			}
+		}
+		for _, r := range a.RedirectURIs {
+			u, err := url.Parse(r)
+			if err != nil || !secure(u) || strings.ContainsFunc(r, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' }) {
+				fault("app %.80q: RedirectURIs: %.80q is not an https URL in ASCII, without fragment", a.ID, r)
+			} else if q, err := url.ParseQuery(u.RawQuery); err != nil || q.Has("code") || q.Has("iss") {
+				fault("app %.80q: RedirectURIs: %.80q has a malformed query, or code or iss in it", a.ID, r)
+			}
+		}
+	}
+	for _, t := range c.Triggers {
+		name := cmp.Or(t.ID, t.App+":"+string(t.On)+":"+t.In) // as the engine calls it
+		redirect := t.Deliver == grant.Redirect || t.Deliver == "" && (t.On == grant.LinkOpen || t.On == grant.PageOpen)
+		for _, a := range c.Apps {
+			if a.ID != t.App {
+				continue
+			}
+			if redirect && len(a.RedirectURIs) == 0 {
+				fault("trigger %.80q: deliver: the app %.80q has no redirect URI", name, t.App)
+			}
+			if t.Deliver == grant.Push && a.Webhook == "" {
+				fault("trigger %.80q: deliver: the app %.80q has no webhook", name, t.App)
+			}
+			break
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// plainPath is "" or "/a/b": what means the same in a URL and in a pattern of http.ServeMux.
+func plainPath(path string) bool {
+	if path == "" {
+		return true
+	}
+	for i, part := range strings.Split(path, "/") {
+		if (part == "") != (i == 0) || part == "." || part == ".." ||
+			strings.Trim(part, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// secure is https, or http to this machine.
+func secure(u *url.URL) bool {
+	switch u.Scheme {
+	case "https":
+		return u.Host != "" && u.User == nil
+	case "http":
+		return u.User == nil && slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, u.Hostname())
+	}
+	return false
+}

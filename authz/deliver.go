@@ -1,0 +1,191 @@
+package authz
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/behest-go/behest/authz/webhook"
+	"github.com/behest-go/behest/grant"
+)
+
+// A Target is where an app's grants are pushed to, and with which keys they are signed.
+type Target struct {
+	URL  string
+	Keys []webhook.Key
+}
+
+const (
+	// An app that hangs holds few of the places, so that it never delays another.
+	deliveriesPerApp = 4
+	deliveriesInAll  = 1024             // a bound on sockets, far more than apps that hang at once
+	deliveryLease    = 30 * time.Second // longer than an attempt takes
+	// stopGrace is what attempts under way are given to end by themselves when Run is to end.
+	stopGrace      = 2 * time.Second
+	firstBackOff   = 500 * time.Millisecond
+	longestBackOff = 15 * time.Second
+	lookInterval   = 250 * time.Millisecond
+)
+
+var errNoTarget = errors.New("authz: the app has no webhook")
+
+// A Deliverer pushes grants to apps by webhook: at least once, until the app answers with a 2xx, redeems the code, or
+// the code's time is over. Whatever else the app answers, a redirect or a 410 as well, is tried again, with longer
+// and longer pauses up to 15 s, and shorter ones towards the end; the webhook-id is the grant's ID, the same at each
+// try.
+type Deliverer struct {
+	Engine  *grant.Engine     // required
+	Targets map[string]Target // by app; a push for any other app waits for its end
+	// Post sends one attempt, which it bounds in time (less than 30 s) and in what it reads, and returns the status.
+	// It must refuse addresses that are not for the public: the URLs are the apps'. Required.
+	Post    func(ctx context.Context, url string, header http.Header, body []byte) (status int, err error)
+	Wait    func() <-chan struct{}             // a channel that is closed when there may be something new; nil: look every 250 ms only
+	Observe func(context.Context, grant.Entry) // told of each attempt: What is "delivered" or "undelivered", Count the number of the try; nil: nobody
+	Now     func() time.Time                   // nil: time.Now
+	Log     *slog.Logger                       // nil: nowhere
+}
+
+// Run delivers until ctx is done and the attempts under way have ended: those that take longer than two seconds more
+// are broken off, and are due at once for who delivers next. Several may run over one store: leases keep them apart.
+func (d *Deliverer) Run(ctx context.Context) {
+	var (
+		wg    sync.WaitGroup
+		ended = make(chan string, deliveriesInAll)
+		busy  = map[string]int{} // by app
+		total = 0
+		tick  = time.NewTicker(lookInterval)
+	)
+	attempts, breakOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		tick.Stop()
+		late := time.AfterFunc(stopGrace, breakOff)
+		wg.Wait()
+		late.Stop()
+		breakOff()
+	}()
+	for ctx.Err() == nil {
+		var news <-chan struct{}
+		if d.Wait != nil {
+			news = d.Wait() // before looking, so that nothing slips between
+		}
+		more := false
+		if total < deliveriesInAll {
+			var full []string
+			for app, n := range busy {
+				if n >= deliveriesPerApp {
+					full = append(full, app)
+				}
+			}
+			// Few at a time: one claim may overfill an app by less than its share.
+			n := min(deliveriesPerApp, deliveriesInAll-total)
+			grants, err := d.Engine.Claim(ctx, grant.Push, "", full, n, deliveryLease)
+			if err != nil && ctx.Err() == nil {
+				d.log().Error("deliveries", "err", err)
+			}
+			for _, g := range grants {
+				busy[g.App]++
+				total++
+				wg.Go(func() {
+					d.attempt(attempts, g)
+					ended <- g.App
+				})
+			}
+			more = len(grants) == n
+		}
+		if more {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case app := <-ended:
+			total--
+			if busy[app]--; busy[app] == 0 {
+				delete(busy, app)
+			}
+		case <-tick.C:
+		case <-news:
+		}
+	}
+}
+
+func (d *Deliverer) attempt(ctx context.Context, g grant.Grant) {
+	now := d.now()
+	status, err := d.post(ctx, &g, now)
+	// What is known now must be written, also when the server stops.
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	entry := grant.Entry{At: now, Account: g.Account, App: g.App, Grant: g.ID, Scope: g.Scope().String(), Count: g.Tries + 1}
+	if err == nil && status/100 == 2 {
+		entry.What = "delivered"
+		err = d.Engine.Delivered(after, g)
+	} else {
+		entry.What, entry.Reason = "undelivered", "no answer"
+		if err == nil {
+			entry.Reason = "status " + strconv.Itoa(status)
+		}
+		if ctx.Err() == nil {
+			d.log().Warn("delivery", "app", g.App, "grant", g.ID, "try", g.Tries+1, "status", status, "err", err)
+		}
+		err = d.Engine.Postpone(after, g, d.again(ctx, &g))
+	}
+	if err != nil {
+		d.log().Error("delivery", "app", g.App, "grant", g.ID, "err", err) // comes again when the lease is over
+	}
+	if d.Observe != nil {
+		d.Observe(after, entry)
+	}
+}
+
+// again is when to try next: soon at first, later and later, and sooner and sooner again towards the end of the code.
+func (d *Deliverer) again(ctx context.Context, g *grant.Grant) time.Time {
+	now := d.now()
+	if ctx.Err() != nil {
+		return now // broken off: for another server, or the next start
+	}
+	pause := min(firstBackOff<<min(g.Tries, 10), longestBackOff)
+	pause += time.Duration(rand.Int64N(int64(pause)/4 + 1)) // so that what failed together does not come back together
+	return now.Add(max(min(pause, g.RedeemBy.Sub(now)/2), lookInterval))
+}
+
+// push is the body of a webhook, in the form of Standard Webhooks.
+type push struct {
+	Type      string    `json:"type"`
+	Timestamp time.Time `json:"timestamp"`
+	Data      *handover `json:"data"`
+}
+
+func (d *Deliverer) post(ctx context.Context, g *grant.Grant, now time.Time) (int, error) {
+	target, ok := d.Targets[g.App]
+	if !ok {
+		return 0, errNoTarget
+	}
+	body, err := json.Marshal(push{"grant.issued", g.IssuedAt.UTC(), handoverOf(d.Engine, g)})
+	if err != nil {
+		return 0, err
+	}
+	header := http.Header{"Content-Type": {"application/json"}}
+	if err := webhook.Sign(header, g.ID, now, body, target.Keys...); err != nil {
+		return 0, err
+	}
+	return d.Post(ctx, target.URL, header, body)
+}
+
+func (d *Deliverer) now() time.Time {
+	if d.Now == nil {
+		return time.Now()
+	}
+	return d.Now()
+}
+
+func (d *Deliverer) log() *slog.Logger {
+	if d.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return d.Log
+}

@@ -1,0 +1,126 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
+)
+
+// An IntrospectionEndpoint answers POST /oauth2/introspect (RFC 7662). It spends nothing.
+//
+// An app learns about its own tokens only; a client that is registered with Introspect about every token, and also
+// username, the account's own name. For anything else, dead tokens and codes included, the answer is exactly
+// {"active":false}. Besides the members of RFC 7662 §2.2 there are grant_id, domain and uses_left, which is left out
+// when uses are unlimited; sub is the name by which the token's app knows the account; scope is what of the grant the
+// account and the app still may. token_type_hint is not needed.
+//
+// When the store or Permit fails the answer is 503 with Retry-After. All fields but Now and Log are required.
+type IntrospectionEndpoint struct {
+	Engine  *grant.Engine
+	Clients *Clients
+	Store   store.Store      // the engine's
+	Issuer  string           // iss
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: nothing is logged
+}
+
+type introspection struct {
+	Active    bool          `json:"active"`
+	Scope     *scope.Set    `json:"scope,omitempty"`
+	ClientID  string        `json:"client_id,omitempty"`
+	Username  string        `json:"username,omitempty"`
+	TokenType string        `json:"token_type,omitempty"`
+	Exp       int64         `json:"exp,omitempty"`
+	Iat       int64         `json:"iat,omitempty"`
+	Sub       string        `json:"sub,omitempty"`
+	Iss       string        `json:"iss,omitempty"`
+	GrantID   string        `json:"grant_id,omitempty"`
+	Domain    *scope.Domain `json:"domain,omitempty"`
+	UsesLeft  *int          `json:"uses_left,omitempty"`
+}
+
+// ServeHTTP implements [http.Handler].
+func (i *IntrospectionEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !allowed(w, r, http.MethodPost) {
+		return
+	}
+	app, token, err := credential(i.Clients, r)
+	var answer *introspection
+	if err == nil {
+		answer, err = i.introspect(r.Context(), app, token)
+	}
+	if err != nil {
+		writeFault(r.Context(), w, i.Log, "introspect", err)
+		return
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+// credential reads what introspection and revocation have in common: who asks, and about what.
+func credential(clients *Clients, r *http.Request) (*App, grant.Secret, error) {
+	form, err := readForm(r)
+	if err != nil {
+		return nil, grant.Secret{}, err
+	}
+	app, err := clients.authenticate(r, form)
+	if err != nil {
+		return nil, grant.Secret{}, err
+	}
+	token := grant.NewSecret(form.Get("token"))
+	if token.IsZero() {
+		return nil, grant.Secret{}, badRequest("token is missing")
+	}
+	return app, token, nil
+}
+
+func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token grant.Secret) (*introspection, error) {
+	if strings.HasPrefix(token.Reveal(), accessPrefix) {
+		return i.access(ctx, app, token)
+	}
+	d, err := i.Engine.Inspect(ctx, token)
+	switch {
+	case errors.Is(err, grant.ErrUnknown), grant.Reason(err) != "":
+		return &introspection{}, nil
+	case err != nil:
+		return nil, err
+	case d.App != app.ID && !app.Introspect:
+		return &introspection{}, nil
+	}
+	granted, domain := d.Granted(), d.GrantedIn()
+	answer := &introspection{
+		Active: true, Scope: &granted, ClientID: d.App, TokenType: "Bearer", Exp: d.NotAfter.Unix(), Iat: d.IssuedAt.Unix(),
+		Sub: i.Engine.Name(d.App, d.Account), Iss: i.Issuer, GrantID: d.Grant, Domain: &domain,
+	}
+	if app.Introspect {
+		answer.Username = d.Account
+	}
+	if d.Left != grant.Unlimited {
+		answer.UsesLeft = &d.Left
+	}
+	return answer, nil
+}
+
+// access is for the tokens of client_credentials. They have no sub: they stand for nobody.
+func (i *IntrospectionEndpoint) access(ctx context.Context, app *App, token grant.Secret) (*introspection, error) {
+	ti, err := (&manager{i.Clients, i.Store, i.Now}).LoadAccessToken(ctx, token.Reveal())
+	switch {
+	case noAccessToken(err):
+		return &introspection{}, nil
+	case err != nil:
+		return nil, err
+	case ti.GetClientID() != app.ID && !app.Introspect:
+		return &introspection{}, nil
+	}
+	at := ti.GetAccessCreateAt()
+	return &introspection{
+		Active: true, ClientID: ti.GetClientID(), TokenType: "Bearer",
+		Exp: at.Add(ti.GetAccessExpiresIn()).Unix(), Iat: at.Unix(), Iss: i.Issuer,
+	}, nil
+}

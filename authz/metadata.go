@@ -1,0 +1,60 @@
+package authz
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+)
+
+// A MetadataEndpoint answers GET /.well-known/oauth-authorization-server (RFC 8414). Besides the members of the
+// standard it tells behest_grants_endpoint, where apps poll. Set the fields before the first request: the answer is
+// made once.
+type MetadataEndpoint struct {
+	Issuer string   // required
+	Prefix string   // of the endpoints, below the issuer; empty: "/oauth2"
+	Scopes []string // scopes_supported; empty: left out
+
+	once sync.Once
+	body []byte
+}
+
+type metadata struct {
+	Issuer                string   `json:"issuer"`
+	TokenEndpoint         string   `json:"token_endpoint"`
+	IntrospectionEndpoint string   `json:"introspection_endpoint"`
+	RevocationEndpoint    string   `json:"revocation_endpoint"`
+	GrantsEndpoint        string   `json:"behest_grants_endpoint"`
+	GrantTypes            []string `json:"grant_types_supported"`
+	ResponseTypes         []string `json:"response_types_supported"`
+	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
+	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
+	RevocationAuth        []string `json:"revocation_endpoint_auth_methods_supported"`
+	Scopes                []string `json:"scopes_supported,omitempty"`
+}
+
+// ServeHTTP implements [http.Handler].
+func (m *MetadataEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !allowed(w, r, http.MethodGet, http.MethodHead) {
+		return
+	}
+	m.once.Do(m.make)
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "public, max-age=3600")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(m.body)
+}
+
+func (m *MetadataEndpoint) make() {
+	prefix := m.Prefix
+	if prefix == "" {
+		prefix = "/oauth2"
+	}
+	base, auth := m.Issuer+prefix, []string{"client_secret_basic", "client_secret_post"}
+	m.body, _ = json.Marshal(metadata{ // strings cannot fail
+		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
+		GrantsEndpoint: base + "/grants", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
+		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth, Scopes: m.Scopes,
+	})
+}

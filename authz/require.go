@@ -1,0 +1,300 @@
+package authz
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/scope"
+)
+
+// A Delegation is one use of a token: this account, through this app, in this domain. See grant.Delegation.
+type Delegation = grant.Delegation
+
+// A Call is what Use judges: a token, as the app presented it, and what the app wants to do with it. It shows no
+// token in fmt, JSON and slog.
+type Call struct {
+	Token string `json:"-"`
+	Want  scope.Scope
+}
+
+// Format prints what is wanted, whatever the verb.
+func (c Call) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "call for %s", c.Want) }
+
+// LogValue is what Format prints.
+func (c Call) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
+// A Verifier guards handlers with an engine. Server has one; make your own for other arrangements.
+type Verifier struct {
+	Engine *grant.Engine // required
+	Realm  string        // of the challenge (RFC 9110 §11.5); empty: none
+	Log    *slog.Logger  // causes that clients are not told; nil: nowhere
+}
+
+// Use verifies a token and spends a use of it, for callers without HTTP; see grant.Engine.Use for its errors.
+func (s *Server) Use(ctx context.Context, c Call) (*Delegation, error) {
+	return s.engine.Use(ctx, c.Token, c.Want)
+}
+
+// Require guards handlers whose path names the domain: see [Verifier.Require].
+func (s *Server) Require(pattern string) func(http.Handler) http.Handler {
+	return s.verifier.Require(pattern)
+}
+
+// RequireFunc guards handlers whose domain must be looked up: see [Verifier.RequireFunc].
+func (s *Server) RequireFunc(resolve func(*http.Request) (scope.Scope, error)) func(http.Handler) http.Handler {
+	return s.verifier.RequireFunc(resolve)
+}
+
+// Require returns middleware that lets a request pass to the handler only with a delegation token for the scope that
+// the pattern makes of the request's path values, such as "group:{group}/message.write" for the route "POST
+// /groups/{group}/messages". One use, or what the action costs, is spent before the handler runs, and stays spent
+// whatever it does. The handler finds the Delegation with [FromContext] and acts in its Domain.
+//
+// What is refused never reaches the handler. The statuses are those of RFC 6750 §3.1: 401 without a token, and for
+// one that is forged, expired, used up or revoked; 403 for a wrong domain or action and for rights that have changed.
+// 503 when the store or Permit fail: then nothing was let through.
+//
+// The path alone must say where: for "/posts/{id}" use RequireFunc. Routers other than http.ServeMux must set the
+// path values (http.Request.SetPathValue). A value that the route does not have is a 500 at the first call, never an
+// empty domain. A malformed pattern panics: it is a mistake in the program, seen at its start.
+func (v *Verifier) Require(pattern string) func(http.Handler) http.Handler {
+	p, err := scope.ParsePattern(pattern)
+	if err == nil && p.Action() == "" {
+		err = fmt.Errorf("%w: no action", scope.ErrSyntax)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("authz: Require(%q): %v", pattern, err))
+	}
+	fixed := v.fixedAnswers()
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			token, ok := bearer(w, r, fixed)
+			if !ok {
+				return
+			}
+			missing := ""
+			want, err := p.Expand(func(name string) (string, bool) {
+				value := r.PathValue(name)
+				if value == "" {
+					missing = name
+				}
+				return value, value != ""
+			})
+			switch {
+			case missing != "":
+				v.fail(r.Context(), w, http.StatusInternalServerError, "server_error", fmt.Errorf("Require(%q): the route has no value for {%s}", pattern, missing))
+				return
+			case err != nil: // a path that names no possible domain
+				writeError(w, http.StatusNotFound, "invalid_request", "no such resource")
+				return
+			}
+			d, err := v.Engine.Use(r.Context(), token, want)
+			if err != nil {
+				v.refuse(r.Context(), w, fixed, want, err)
+				return
+			}
+			next.ServeHTTP(w, r.WithContext(&delegationContext{r.Context(), d}))
+		})
+	}
+}
+
+// RequireFunc is Require for handlers that must look up where the request would act, such as the group of the post in
+// "/posts/{id}". It must return the real domain of the real object, never what the request claims. It is asked only
+// about requests with a token that this server made. Its errors: one that wraps [ErrInvalidRequest] is a 400 whose
+// error_description is the error's text, fs.ErrNotExist a 404; any other a 500, and its text goes to the log.
+func (v *Verifier) RequireFunc(resolve func(*http.Request) (scope.Scope, error)) func(http.Handler) http.Handler {
+	fixed := v.fixedAnswers()
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			token, ok := bearer(w, r, fixed)
+			if !ok {
+				return
+			}
+			var want scope.Scope
+			var unresolved error
+			d, err := v.Engine.UseFunc(r.Context(), token, func() (scope.Scope, error) {
+				if want, unresolved = resolve(r); unresolved == nil && want.IsZero() {
+					unresolved = errors.New("RequireFunc: neither a scope nor an error")
+				}
+				return want, unresolved
+			})
+			switch {
+			case errors.Is(unresolved, ErrInvalidRequest):
+				writeError(w, http.StatusBadRequest, "invalid_request", told(unresolved))
+			case errors.Is(unresolved, fs.ErrNotExist):
+				writeError(w, http.StatusNotFound, "invalid_request", "no such resource")
+			case unresolved != nil:
+				v.fail(r.Context(), w, http.StatusInternalServerError, "server_error", unresolved)
+			case err != nil:
+				v.refuse(r.Context(), w, fixed, want, err)
+			default:
+				next.ServeHTTP(w, r.WithContext(&delegationContext{r.Context(), d}))
+			}
+		})
+	}
+}
+
+// told is what stands behind the sentinel in a resolver's error.
+func told(err error) string {
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), ErrInvalidRequest.Error()), ": ")
+	if text == "" {
+		return "the request is malformed"
+	}
+	return text[:min(len(text), 200)]
+}
+
+// bearer takes the token from the Authorization header (RFC 6750 §2.1), the only place where it is looked for.
+func bearer(w http.ResponseWriter, r *http.Request, fixed map[string]*answer) (string, bool) {
+	values := r.Header["Authorization"]
+	if len(values) > 1 {
+		writeError(w, http.StatusBadRequest, "invalid_request", "more than one Authorization header")
+		return "", false
+	}
+	if len(values) == 1 {
+		// RFC 9110 §11.1: the scheme is case-insensitive.
+		if s := values[0]; len(s) > 7 && strings.EqualFold(s[:7], "Bearer ") {
+			return strings.TrimLeft(s[7:], " "), true
+		}
+	}
+	fixed[noToken].write(w)
+	return "", false
+}
+
+func (v *Verifier) challenge(code, description, wanted string) string {
+	b := []byte("Bearer")
+	sep := " "
+	for _, p := range [...][2]string{{"realm", v.Realm}, {"error", code}, {"error_description", description}, {"scope", wanted}} {
+		if p[1] != "" {
+			b = append(append(append(b, sep...), p[0]...), '=')
+			b = strconv.AppendQuote(b, p[1])
+			sep = ", "
+		}
+	}
+	return string(b)
+}
+
+// A refusal is what a client is told of an error: the one table of protocol codes.
+type refusal struct {
+	status            int
+	code, description string
+}
+
+// The keys are the words of grant.Reason, and two for those who have no real token.
+var refusals = map[string]refusal{
+	noToken:          {http.StatusUnauthorized, "invalid_token", "a delegation token is required"},
+	stranger:         {http.StatusUnauthorized, "invalid_token", "the token is not valid"},
+	"expired":        {http.StatusUnauthorized, "invalid_token", "the token has expired"},
+	"used_up":        {http.StatusUnauthorized, "invalid_token", "the token has no uses left"},
+	"revoked":        {http.StatusUnauthorized, "invalid_token", "the token was revoked"},
+	"wrong_domain":   {http.StatusForbidden, "insufficient_scope", "the token is for another domain"},
+	"wrong_action":   {http.StatusForbidden, "insufficient_scope", "the token is for other actions"},
+	"rights_changed": {http.StatusForbidden, "insufficient_scope", "the account may no longer do this here"},
+}
+
+const (
+	noToken  = "no token"
+	stranger = "" // one answer, whatever it was (P10)
+)
+
+// An answer is a refusal as it goes out.
+type answer struct {
+	status    int
+	challenge string
+	body      []byte
+}
+
+func (v *Verifier) answer(reason, wanted string) *answer {
+	said := refusals[reason]
+	body := map[string]string{"error": said.code, "error_description": said.description}
+	challenge := v.challenge(said.code, said.description, wanted)
+	switch reason {
+	case noToken: // RFC 6750 §3.1: no error code for a request that lacks authentication
+		challenge = v.challenge("", "", "")
+		delete(body, "error")
+	case stranger:
+	default:
+		body["error_reason"] = reason
+	}
+	if wanted != "" {
+		body["scope"] = wanted
+	}
+	text, _ := json.Marshal(body) // strings
+	return &answer{said.status, challenge, append(text, '\n')}
+}
+
+// fixedAnswers are made once for each guard, because refusing must cost no more than accepting (P9).
+func (v *Verifier) fixedAnswers() map[string]*answer {
+	fixed := make(map[string]*answer, len(refusals))
+	for reason := range refusals {
+		fixed[reason] = v.answer(reason, "")
+	}
+	return fixed
+}
+
+func (a *answer) write(w http.ResponseWriter) {
+	values := &[...]string{a.challenge, "application/json", "no-store", "no-cache", "nosniff"} // one allocation for all
+	h := w.Header()
+	for i, name := range [...]string{"Www-Authenticate", "Content-Type", "Cache-Control", "Pragma", "X-Content-Type-Options"} {
+		h[name] = values[i : i+1 : i+1]
+	}
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body) // an error means that nobody is there any more
+}
+
+func (v *Verifier) refuse(ctx context.Context, w http.ResponseWriter, fixed map[string]*answer, want scope.Scope, err error) {
+	reason := grant.Reason(err)
+	said := fixed[reason]
+	switch {
+	case said == nil, reason == stranger && !errors.Is(err, grant.ErrUnknown):
+		v.fail(ctx, w, http.StatusServiceUnavailable, "temporarily_unavailable", err)
+	case reason == "wrong_domain", reason == "wrong_action":
+		v.answer(reason, want.String()).write(w)
+	default:
+		said.write(w)
+	}
+}
+
+// fail is for faults on our side: the client learns the code, the log the cause.
+func (v *Verifier) fail(ctx context.Context, w http.ResponseWriter, status int, code string, err error) {
+	// When the client has gone, that is the cause, and nobody's trouble.
+	if v.Log != nil && ctx.Err() == nil {
+		v.Log.ErrorContext(ctx, "require", "status", status, "err", err)
+	}
+	writeError(w, status, code, "the server could not decide")
+}
+
+type delegationKey struct{}
+
+// delegationContext is a context and its value in one, which spares an allocation at each call.
+type delegationContext struct {
+	context.Context
+	d *Delegation
+}
+
+func (c *delegationContext) Value(key any) any {
+	if _, ok := key.(delegationKey); ok {
+		return c.d
+	}
+	return c.Context.Value(key)
+}
+
+// FromContext returns the Delegation that Require has put into the request's context; false anywhere else.
+func FromContext(ctx context.Context) (*Delegation, bool) {
+	d, ok := ctx.Value(delegationKey{}).(*Delegation)
+	return d, ok
+}
+
+func joined(faults []error) error {
+	if len(faults) == 1 {
+		return faults[0]
+	}
+	return errors.Join(faults...)
+}

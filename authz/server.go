@@ -1,0 +1,298 @@
+package authz
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/behest-go/behest/authz/webhook"
+	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/guard"
+	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
+)
+
+// A Server is the authorization server and the guard of the API, in one process with the social server that embeds
+// it. Make it with New. It is safe for concurrent use.
+type Server struct {
+	engine    *grant.Engine
+	verifier  *Verifier
+	deliverer *Deliverer
+	apps      map[string]App
+	endpoints map[string]http.Handler // by path
+	hooks     map[string]hook
+	wake      *wakeup
+	guard     *guard.Guard
+	store     store.Store
+	now       func() time.Time
+	issuer    string
+	log       *slog.Logger
+}
+
+type hook struct{ secret, signing webhook.Key }
+
+// New checks c and reports all faults at once. It starts nothing: deliveries begin with Run. With InsecureKeyInStore
+// it asks the Store for the key, for at most ten seconds.
+//
+// It only assembles exported parts: who needs another arrangement begins with a copy of its body.
+func New(c Config) (*Server, error) {
+	log := c.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	g, err := guard.New(guard.Options{Allow: c.AllowWebhooksTo})
+	if err != nil {
+		err = fmt.Errorf("authz: AllowWebhooksTo: %w", err)
+	}
+	faults := errors.Join(err, c.check(g))
+	st, key := c.Store, c.Key
+	if st == nil {
+		st = store.NewMemory()
+	}
+	if key.IsZero() && faults == nil {
+		if key, err = makeKey(st, c.Store != nil); err != nil {
+			return nil, err
+		}
+	}
+	if key.IsZero() {
+		key = grant.NewSecret(strings.Repeat("-", 32)) // only to hear of the engine's faults as well
+	}
+	apps := make([]grant.App, len(c.Apps))
+	for i, a := range c.Apps {
+		apps[i] = grant.App{ID: a.ID, Name: a.Name, Actions: a.Actions, RealNames: a.RealNames, Deliver: grant.Poll}
+		if a.Webhook != "" {
+			apps[i].Deliver = grant.Push
+		}
+	}
+	catalog := c.Catalog
+	if catalog == nil {
+		catalog = scope.BuiltIn()
+	}
+	engine, err := grant.NewEngine(grant.Config{
+		Store: st, Key: key, Sealing: c.Sealing, Apps: apps, Triggers: c.Triggers, Catalog: catalog,
+		Permit: c.Permit, Observe: c.Observe, Now: c.Now, KeepLedger: c.KeepLedger,
+	})
+	if faults = errors.Join(faults, err); faults != nil {
+		return nil, faults
+	}
+	clients, err := NewClients(c.Apps)
+	if err != nil {
+		return nil, err
+	}
+	now := c.Now
+	if now == nil {
+		now = time.Now
+	}
+	prefix := c.Prefix
+	if prefix == "" {
+		prefix = "/oauth2"
+	}
+	s := &Server{engine: engine, issuer: c.Issuer, wake: newWakeup(), guard: g, store: st, now: now, log: log,
+		apps: map[string]App{}, hooks: map[string]hook{}}
+	targets := map[string]Target{}
+	for _, a := range c.Apps {
+		a.Secret = grant.Secret{} // the clients have its hash, nobody needs more
+		a.RedirectURIs = slices.Clone(a.RedirectURIs)
+		s.apps[a.ID] = a
+		h, err := deriveHook(key, a)
+		if err != nil {
+			return nil, fmt.Errorf("authz: app %.80q: %w", a.ID, err)
+		}
+		s.hooks[a.ID] = h
+		if a.Webhook != "" {
+			targets[a.ID] = Target{URL: a.Webhook, Keys: []webhook.Key{h.secret, h.signing}}
+		}
+	}
+	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, Log: log}
+	s.deliverer = &Deliverer{Engine: engine, Targets: targets, Wait: s.wake.wait, Observe: c.Observe, Now: now, Log: log,
+		Post: func(ctx context.Context, url string, header http.Header, body []byte) (int, error) {
+			answer, err := g.Post(ctx, url, header, body)
+			return answer.Status, err
+		}}
+	issuer, _ := url.Parse(c.Issuer) // checked above
+	s.endpoints = map[string]http.Handler{
+		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
+		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, Now: now, Log: log},
+		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
+		issuer.Path + prefix + "/grants":     &GrantsEndpoint{Engine: engine, Clients: clients, Store: st, Wait: s.wake.wait, Now: now, Log: log},
+		// RFC 8414 §3.1: the well-known part goes before the issuer's path.
+		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix},
+	}
+	return s, nil
+}
+
+// makeKey makes a key for this process, or the one that all who share the store use.
+func makeKey(st store.Store, shared bool) (grant.Secret, error) {
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	if !shared {
+		return grant.NewSecret(string(raw)), nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	const kind, id = "key", "config.root"
+	_, err := st.Apply(ctx, time.Time{}, []store.Op{store.Put(store.Record{Kind: kind, ID: id, Data: raw})})
+	if err != nil {
+		return grant.Secret{}, fmt.Errorf("authz: the key in the store: %w", err)
+	}
+	found, err := st.Get(ctx, kind, id) // ours, or that of who was first
+	if err != nil {
+		return grant.Secret{}, fmt.Errorf("authz: the key in the store: %w", err)
+	}
+	if len(found) != 1 || len(found[0].Data) != len(raw) {
+		return grant.Secret{}, fmt.Errorf("authz: record %s %s is not a key", kind, id)
+	}
+	return grant.NewSecret(string(found[0].Data)), nil
+}
+
+// deriveHook gives each app keys of its own: what is signed for one proves nothing to another.
+func deriveHook(root grant.Secret, a App) (hook, error) {
+	material, err := hkdf.Key(sha256.New, []byte(root.Reveal()), nil, "behest webhook "+a.ID, 64)
+	if err != nil {
+		return hook{}, err
+	}
+	signing, err := webhook.ParseKey("whsk_" + base64.StdEncoding.EncodeToString(ed25519.NewKeyFromSeed(material[32:])))
+	if err != nil {
+		return hook{}, err
+	}
+	text := a.WebhookSecret.Reveal()
+	if text == "" {
+		text = "whsec_" + base64.StdEncoding.EncodeToString(material[:32])
+	}
+	secret, err := webhook.ParseKey(text)
+	return hook{secret, signing}, err
+}
+
+// Issuer is the server's own URL.
+func (s *Server) Issuer() string { return s.issuer }
+
+// Engine is what issues and revokes underneath: Grants, Decide, Revoke, RevokeApp, RevokeAccount, Ledger, Name.
+func (s *Server) Engine() *grant.Engine { return s.engine }
+
+// WebhookSecret is the key that signs an app's pushes with v1: "whsec_…", to be given to that app and to nobody else.
+// Zero for an app that does not exist.
+func (s *Server) WebhookSecret(app string) grant.Secret {
+	if h, ok := s.hooks[app]; ok {
+		return grant.NewSecret(h.secret.Reveal())
+	}
+	return grant.Secret{}
+}
+
+// WebhookKey is the public key that verifies an app's pushes by v1a: "whpk_…". Every app has its own. Empty for an
+// app that does not exist.
+func (s *Server) WebhookKey(app string) string {
+	if h, ok := s.hooks[app]; ok {
+		return h.signing.Public().Reveal()
+	}
+	return ""
+}
+
+// Routes registers the endpoints with exact patterns of method and path, such as "POST /oauth2/token", which stand
+// beside "GET /" and "GET /{user}/{repo}" in a http.ServeMux. Other methods are registered too, and refused:
+// otherwise a host's own pattern would answer GET /oauth2/token.
+func (s *Server) Routes(register func(pattern string, h http.Handler)) {
+	paths := make([]string, 0, len(s.endpoints))
+	for path := range s.endpoints {
+		paths = append(paths, path)
+	}
+	slices.Sort(paths)
+	for _, path := range paths {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			register(method+" "+path, s.endpoints[path])
+		}
+	}
+}
+
+// Run delivers pushes, writes refusals to the ledger within a second, and purges what is over, until ctx is done.
+// Then it breaks off deliveries that take longer than two seconds more, writes what is left to write, for which it
+// takes five seconds at most, and returns nil. Several servers that share a store may each Run. Call it once for a
+// Server. Long polls are requests, and end with theirs.
+func (s *Server) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { s.deliverer.Run(ctx) })
+	wg.Go(func() {
+		every(ctx, 500*time.Millisecond, func() { s.flush(ctx) })
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		s.flush(last)
+	})
+	wg.Go(func() {
+		every(ctx, time.Minute, func() {
+			_, err := s.engine.Purge(ctx)
+			if err = errors.Join(err, purgeAccess(ctx, s.store, s.now())); err != nil && ctx.Err() == nil {
+				s.log.Error("purge", "err", err)
+			}
+		})
+	})
+	wg.Wait()
+	s.guard.Close()
+	return nil
+}
+
+func (s *Server) flush(ctx context.Context) {
+	if err := s.engine.Flush(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("refusals are not yet in the ledger", "err", err)
+	}
+}
+
+// every calls f after each interval until ctx is done.
+func every(ctx context.Context, interval time.Duration, f func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			f()
+		}
+	}
+}
+
+// Wake makes deliveries and long polls look for new grants at once, such as after the commit of a transaction in
+// which events were emitted. Without it they look every 250 ms.
+func (s *Server) Wake() { s.wake.wake() }
+
+// wakeup is a broadcast: who waits holds the channel that the next wake closes.
+type wakeup struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func newWakeup() *wakeup { return &wakeup{ch: make(chan struct{})} }
+
+func (w *wakeup) wait() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ch
+}
+
+func (w *wakeup) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.ch)
+	w.ch = make(chan struct{})
+}
+
+// In returns the same server over another store, such as one that writes within the caller's transaction, for Emit,
+// Decide, Use, Require and RequireFunc: call Wake on the server itself after the commit. The endpoints and Run stay
+// with the Config's store.
+func (s *Server) In(st store.Store) *Server {
+	in := *s
+	in.engine = s.engine.In(st)
+	in.verifier = &Verifier{Engine: in.engine, Realm: s.verifier.Realm, Log: s.log}
+	in.wake = newWakeup() // nobody can see yet what is written there
+	return &in
+}

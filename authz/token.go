@@ -1,0 +1,145 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/go-oauth2/oauth2/v4/server"
+
+	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
+)
+
+// GrantTypeOperation is the grant_type that redeems the one-time code of a user's operation for a delegation token
+// (RFC 6749 §4.5).
+const GrantTypeOperation = "urn:behest:grant-type:operation"
+
+// A TokenEndpoint answers POST /oauth2/token (RFC 6749 §3.2) for [GrantTypeOperation] and client_credentials. The
+// client is authenticated before the grant is judged.
+//
+// The operation grant takes code, which is redeemed at most once: a request that is refused for another reason leaves
+// it as it was. The answer is that of RFC 6749 §5.1 with grant_id, domain, sub (the app's name for the account) uses,
+// which is left out when they are unlimited, and, for a code that came through the user's client, event. A scope
+// parameter must be exactly the scope of the grant, in any order, else it is invalid_scope: a token for less is not
+// made here. A code that is no good is invalid_grant: its own app is told why, any other gets one and the same
+// answer.
+//
+// The token of client_credentials lives for 10 minutes, has no scope and stands for no user: it opens GET
+// /oauth2/grants and nothing else.
+//
+// When the store fails the answer is 503 with Retry-After; the code may then have been redeemed. All fields but Now
+// and Log are required. Set them before the first request.
+type TokenEndpoint struct {
+	Engine  *grant.Engine
+	Clients *Clients
+	Store   store.Store      // the engine's
+	Now     func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: nothing is logged
+
+	once     sync.Once
+	standard *server.Server
+}
+
+type tokenAnswer struct {
+	AccessToken string       `json:"access_token"`
+	TokenType   string       `json:"token_type"`
+	ExpiresIn   int64        `json:"expires_in"`
+	Scope       scope.Set    `json:"scope"`
+	GrantID     string       `json:"grant_id"`
+	Uses        int          `json:"uses,omitempty"`
+	Domain      scope.Domain `json:"domain"`
+	Sub         string       `json:"sub"`
+	// Event is for grants that came through the user's client, with which the app got no more than the code.
+	Event *handoverEvent `json:"event,omitempty"`
+}
+
+// ServeHTTP implements [http.Handler].
+func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !allowed(w, r, http.MethodPost) {
+		return
+	}
+	ctx := r.Context()
+	form, err := readForm(r)
+	var app *App
+	if err == nil {
+		app, err = t.Clients.authenticate(r, form)
+	}
+	if err != nil {
+		writeFault(ctx, w, t.Log, "token", err)
+		return
+	}
+	switch form.Get("grant_type") {
+	case "":
+		writeError(w, http.StatusBadRequest, "invalid_request", "grant_type is missing")
+	case GrantTypeOperation:
+		answer, err := t.redeem(ctx, app, form)
+		if err != nil {
+			writeFault(ctx, w, t.Log, "token", err)
+			return
+		}
+		writeJSON(w, http.StatusOK, answer)
+	case "client_credentials":
+		t.once.Do(func() { t.standard = newStandard(&manager{t.Clients, t.Store, t.Now}, t.Log) })
+		// Its error is that of writing the answer.
+		_ = t.standard.HandleTokenRequest(w, standardRequest(ctx, app, form))
+	default:
+		writeError(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be "+GrantTypeOperation+" or client_credentials")
+	}
+}
+
+func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (*tokenAnswer, error) {
+	code := grant.NewSecret(form.Get("code"))
+	if code.IsZero() {
+		return nil, badRequest("code is missing")
+	}
+	accept := func(*grant.Grant) error { return nil }
+	if text := form.Get("scope"); text != "" {
+		want, err := scope.ParseSet(text)
+		if err != nil {
+			return nil, errScope
+		}
+		accept = func(g *grant.Grant) error {
+			if g.Scope() != want {
+				return errScope
+			}
+			return nil
+		}
+	}
+	g, token, err := t.Engine.RedeemFunc(ctx, app.ID, code, accept)
+	switch {
+	case err == nil:
+	case errors.Is(err, grant.ErrExpired):
+		return nil, invalidGrant("the code has expired")
+	case errors.Is(err, grant.ErrUsedUp):
+		return nil, invalidGrant("the code was redeemed before")
+	case errors.Is(err, grant.ErrRevoked):
+		return nil, invalidGrant("the grant was revoked")
+	case errors.Is(err, grant.ErrUnknown):
+		return nil, invalidGrant("no such code")
+	default:
+		return nil, err
+	}
+	answer := &tokenAnswer{
+		AccessToken: token.Reveal(), TokenType: "Bearer", ExpiresIn: int64(g.For / time.Second),
+		Scope: g.Scope(), GrantID: g.ID, Domain: g.Domain, Sub: t.Engine.Name(app.ID, g.Account),
+	}
+	if g.Uses != grant.Unlimited {
+		answer.Uses = g.Uses
+	}
+	if g.Deliver == grant.Redirect {
+		answer.Event = &handoverOf(t.Engine, g).Event
+	}
+	return answer, nil
+}
+
+func invalidGrant(description string) error {
+	return &fault{status: http.StatusBadRequest, code: "invalid_grant", description: description}
+}
+
+var errScope = &fault{status: http.StatusBadRequest, code: "invalid_scope", description: "scope is not exactly what the grant allows; leave it out"}
