@@ -69,7 +69,16 @@ func (d *Deliverer) Run(ctx context.Context) {
 		late.Stop()
 		breakOff()
 	}()
+	end := func(app string) {
+		total--
+		if busy[app]--; busy[app] == 0 {
+			delete(busy, app)
+		}
+	}
 	for ctx.Err() == nil {
+		for range len(ended) { // before looking: who is done is not busy
+			end(<-ended)
+		}
 		var news <-chan struct{}
 		if d.Wait != nil {
 			news = d.Wait() // before looking, so that nothing slips between
@@ -104,10 +113,7 @@ func (d *Deliverer) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case app := <-ended:
-			total--
-			if busy[app]--; busy[app] == 0 {
-				delete(busy, app)
-			}
+			end(app)
 		case <-tick.C:
 		case <-news:
 		}
