@@ -61,7 +61,7 @@ type Config struct {
 // with Introspect alone.
 type App struct {
 	ID      string       // 1 to 64 of A-Z a-z 0-9 . _ -; the client_id
-	Name    string       // shown to people as "via Name"; empty: the ID
+	Name    string       // shown to people as "via Name", at most 100 bytes in one line; empty: the ID
 	Secret  grant.Secret // the client_secret, 8 to 256 bytes; required
 	Actions []string     // the most that any trigger may allow it
 

@@ -149,7 +149,7 @@ func TestEndpointWriteError(t *testing.T) {
 	rec := httptest.NewRecorder()
 	writeError(rec, 403, "insufficient_scope", "a \"quoted\" \\ 文\n<text>", "error_reason", "wrong_domain")
 	require.Equal(t, 403, rec.Code)
-	require.JSONEq(t, `{"error":"insufficient_scope","error_description":"a ?quoted? ? ??<text>","error_reason":"wrong_domain"}`, rec.Body.String())
+	require.JSONEq(t, `{"error":"insufficient_scope","error_description":"a 'quoted' ? ??<text>","error_reason":"wrong_domain"}`, rec.Body.String())
 	require.Contains(t, rec.Body.String(), "<text>")
 	rec = httptest.NewRecorder()
 	rec.Header().Set("WWW-Authenticate", "Bearer")

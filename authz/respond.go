@@ -88,7 +88,10 @@ func writeError(w http.ResponseWriter, status int, code, description string, ext
 // describable keeps what RFC 6749 §5.2 allows in an error_description.
 func describable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' || r == '"' || r == '\\' {
+		switch {
+		case r == '"':
+			return '\''
+		case r < ' ' || r > '~' || r == '\\':
 			return '?'
 		}
 		return r

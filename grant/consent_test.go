@@ -1,6 +1,7 @@
 package grant_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -17,6 +18,47 @@ func asks(consent grant.Consent) func(*grant.Config) {
 		other := onMention()
 		other.ID, other.App, other.Consent = "other", "weather", consent
 		c.Triggers = append(c.Triggers, other)
+	}
+}
+
+// The decision is when the grant is issued: what the account itself may no longer do is not granted then either (P4).
+func TestDecideAsksPermit(t *testing.T) {
+	for _, consent := range []grant.Consent{grant.Once, grant.Always} {
+		w := newWorld(t, func(c *grant.Config) {
+			asks(consent)(c)
+			c.Triggers[0].Allow = []string{"member.read", "message.write"}
+		})
+		g := w.emit(mention("m1"))
+		require.Equal(t, []string{"member.read", "message.write"}, g.Actions)
+
+		w.setPermit(func(ctxT, grant.Access) error { return grant.ErrDenied })
+		_, err := w.Decide(ctx, "zhang-san", g.ID, true)
+		require.ErrorIs(t, err, grant.ErrDenied)
+		w.setPermit(func(ctxT, grant.Access) error { return context.DeadlineExceeded })
+		_, err = w.Decide(ctx, "zhang-san", g.ID, true)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Empty(t, w.store.ofKind(t, "poll"))
+		require.Empty(t, w.store.ofKind(t, "consent"))
+		require.NoError(t, w.Flush(ctx))
+		entries, err := w.Ledger(ctx, "zhang-san", "", 0)
+		require.NoError(t, err)
+		require.Equal(t, "refused denied "+g.ID, entries[0].What+" "+entries[0].Reason+" "+entries[0].Grant)
+
+		w.setPermit(func(_ ctxT, a grant.Access) error {
+			if a.Scope.Action() == "member.read" {
+				return grant.ErrDenied
+			}
+			return nil
+		})
+		decided, err := w.Decide(ctx, "zhang-san", g.ID, true)
+		require.NoError(t, err)
+		require.Equal(t, []string{"message.write"}, decided.Actions)
+		redeemed, _, err := w.Redeem(ctx, "bookbot", decided.Code)
+		require.NoError(t, err)
+		require.Equal(t, []string{"message.write"}, redeemed.Actions)
+		w.setPermit(func(ctxT, grant.Access) error { return nil })
+		again := w.emit(mention("m2"))
+		require.Equal(t, consent == grant.Once, again.State == "issued", "what is remembered is the answer to the question")
 	}
 }
 

@@ -106,22 +106,12 @@ func (e *Engine) issue(ctx context.Context, em *emission, t *trigger) (*Grant, e
 	refused := func(reason string) {
 		e.refuse(ctx, now, refusal{ev.Account, t.App, "", domain.String(), reason})
 	}
-	// The intersection with the user's own rights (P4).
-	for _, action := range t.Allow {
-		s, err := scope.New(domain, action)
-		if err != nil {
-			return nil, invalid("%v", err)
+	var err error
+	if g.Actions, err = e.may(ctx, g, t.Allow); err != nil {
+		if errors.Is(err, ErrDenied) {
+			refused("denied")
 		}
-		switch err := e.permit(ctx, Access{Account: ev.Account, App: t.App, Scope: s}); {
-		case err == nil:
-			g.Actions = append(g.Actions, action)
-		case !errors.Is(err, ErrDenied):
-			return nil, err
-		}
-	}
-	if len(g.Actions) == 0 {
-		refused("denied")
-		return nil, fmt.Errorf("%w: %s may do nothing of what the trigger allows in %s", ErrDenied, ev.Account, domain)
+		return nil, err
 	}
 
 	all, here := at.aggregate+"."+hereAll, at.aggregate+"."+at.here
@@ -201,6 +191,27 @@ func (e *Engine) issue(ctx context.Context, em *emission, t *trigger) (*Grant, e
 		}
 	}
 	return nil, errors.New("grant: the store changes faster than a grant can be issued")
+}
+
+// may is the intersection with the account's own rights (P4). None left is ErrDenied.
+func (e *engine) may(ctx context.Context, g *Grant, actions []string) ([]string, error) {
+	var out []string
+	for _, action := range actions {
+		s, err := scope.New(g.Domain, action)
+		if err != nil {
+			return nil, invalid("%v", err)
+		}
+		switch err := e.permit(ctx, Access{Account: g.Account, App: g.App, Scope: s}); {
+		case err == nil:
+			out = append(out, action)
+		case !errors.Is(err, ErrDenied):
+			return nil, err
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: %s may do nothing of what would be granted in %s", ErrDenied, g.Account, g.Domain)
+	}
+	return out, nil
 }
 
 // knows looks for the record of the event. One of other content is errConflict.
@@ -325,9 +336,10 @@ func (e *Engine) remembered(ctx context.Context, g *Grant, at placeNames) (memor
 }
 
 // Decide answers for a pending grant. Who decides must be the account that the grant is for: any other finds no such
-// grant ([ErrUnknown]). Allowed, the grant gets its code and its clocks start now. The answer to a trigger with
-// Consent Once is remembered for 90 days, a "no" as well as a "yes", until the account revokes. A grant that no
-// longer waits is [ErrInvalid], one that waited longer than a day [ErrExpired].
+// grant ([ErrUnknown]). Allowed, the grant gets its code and its clocks start now; Permit is asked as at issue, and
+// narrows it or says no ([ErrDenied]; the grant waits on). The answer to a trigger with Consent Once is remembered
+// for 90 days, a "no" as well as a "yes", until the account revokes. A grant that no longer waits is [ErrInvalid],
+// one that waited longer than a day [ErrExpired].
 func (e *Engine) Decide(ctx context.Context, account, grant string, allow bool) (*Grant, error) {
 	now := e.now()
 	aggregate := e.aggregate(account)
@@ -346,13 +358,22 @@ func (e *Engine) Decide(ctx context.Context, account, grant string, allow bool) 
 		store.Check(kindRevocation, aggregate+"."+at.here, g.revisions[1]),
 		store.Check(kindRevocation, aggregate+"."+g.ID, 0),
 	}
-	entry := Entry{At: now, What: "denied", Account: account, App: g.App, Grant: g.ID, Scope: g.Scope().String()}
+	entry := Entry{At: now, What: "denied", Account: account, App: g.App, Grant: g.ID}
+	question := e.consentID(g, aggregate) // by the actions that were asked about
 	if allow {
+		// This is when the grant is issued: what has changed since the question counts.
+		if g.Actions, err = e.may(ctx, g, g.Actions); err != nil {
+			if errors.Is(err, ErrDenied) {
+				e.refuse(ctx, now, refusal{account, g.App, g.ID, g.Domain.String(), "denied"})
+			}
+			return nil, err
+		}
 		entry.What = "issued"
 		ops = append(ops, e.ready(g, aggregate, now))
 	} else {
 		g.State = "denied"
 	}
+	entry.Scope = g.Scope().String()
 	r, err := g.record(aggregate, version, g.end(now))
 	if err != nil {
 		return nil, err
@@ -363,7 +384,7 @@ func (e *Engine) Decide(ctx context.Context, account, grant string, allow bool) 
 		if err != nil {
 			return nil, err
 		}
-		ops = append(ops, store.Put(store.Record{Kind: kindConsent, ID: e.consentID(g, aggregate), Version: store.AnyVersion,
+		ops = append(ops, store.Put(store.Record{Kind: kindConsent, ID: question, Version: store.AnyVersion,
 			Owner: account, App: g.App, NotAfter: now.Add(keepConsent), Data: data}))
 	}
 	out, err := e.store.Apply(ctx, now, ops)

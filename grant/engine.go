@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/behest-go/behest/scope"
 	"github.com/behest-go/behest/store"
@@ -18,7 +20,7 @@ import (
 // An App is what the engine must know of a third-party application: an OAuth client.
 type App struct {
 	ID        string   // 1 to 64 of the characters A-Z a-z 0-9 . _ -
-	Name      string   // shown to people; empty: the ID
+	Name      string   // shown to people, at most 100 bytes in one line; empty: the ID
 	Actions   []string // the most that any trigger may allow it; each in the catalog
 	Deliver   Delivery // how its grants travel unless a trigger says otherwise; zero: Poll
 	RealNames bool     // it sees accounts by their own names instead of pairwise ones
@@ -143,6 +145,9 @@ func (a *App) check(catalog *scope.Catalog) error {
 	var faults []error
 	if len(a.ID) == 0 || len(a.ID) > 64 || strings.Trim(a.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
 		faults = append(faults, invalid("app %.80q: an ID has 1 to 64 of A-Z a-z 0-9 . _ -", a.ID))
+	}
+	if len(a.Name) > 100 || !utf8.ValidString(a.Name) || strings.ContainsFunc(a.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		faults = append(faults, invalid("app %.80q: Name is not one line of text of at most 100 bytes", a.ID))
 	}
 	for i, action := range a.Actions {
 		if _, ok := catalog.Lookup(action); !ok {

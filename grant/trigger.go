@@ -104,7 +104,7 @@ type triggerJSON struct {
 	Allow        []string  `json:"allow"`
 	At           string    `json:"at,omitempty"`
 	For          *string   `json:"for,omitempty"`
-	Uses         int       `json:"uses,omitempty"`
+	Uses         *int      `json:"uses,omitempty"`
 	RedeemWithin *string   `json:"redeem_within,omitempty"`
 	Consent      Consent   `json:"consent,omitempty"`
 	Deliver      Delivery  `json:"deliver,omitempty"`
@@ -114,10 +114,13 @@ type triggerJSON struct {
 
 // MarshalJSON writes the trigger with durations as strings.
 func (t Trigger) MarshalJSON() ([]byte, error) {
-	j := triggerJSON{ID: t.ID, App: t.App, On: t.On, In: t.In, Allow: t.Allow, At: t.At, Uses: t.Uses,
+	j := triggerJSON{ID: t.ID, App: t.App, On: t.On, In: t.In, Allow: t.Allow, At: t.At,
 		Consent: t.Consent, Deliver: t.Deliver, Chain: t.Chain, PerMinute: t.PerMinute}
 	if !t.Match.isZero() {
 		j.Match = &t.Match
+	}
+	if t.Uses != 0 {
+		j.Uses = &t.Uses
 	}
 	if t.For != 0 {
 		text := t.For.String()
@@ -150,10 +153,16 @@ func (t *Trigger) UnmarshalJSON(text []byte) error {
 	if err := exactNames("", text); err != nil {
 		return err
 	}
-	out := Trigger{ID: j.ID, App: j.App, On: j.On, In: j.In, Allow: j.Allow, At: j.At, Uses: j.Uses,
+	out := Trigger{ID: j.ID, App: j.App, On: j.On, In: j.In, Allow: j.Allow, At: j.At,
 		Consent: j.Consent, Deliver: j.Deliver, Chain: j.Chain, PerMinute: j.PerMinute}
 	if j.Match != nil {
 		out.Match = *j.Match
+	}
+	if j.Uses != nil {
+		// Who writes 0 does not mean the default.
+		if out.Uses = *j.Uses; out.Uses == 0 {
+			return invalid("trigger field \"uses\": 0 is no number of uses; leave it out for the default, or say %d for no count", Unlimited)
+		}
 	}
 	for _, d := range []struct {
 		field string

@@ -565,6 +565,7 @@ func TestTriggerJSON(t *testing.T) {
 		`{"uſes":3}`:                            `unknown field "uſes"`,
 		`{"uses":3,"uses":4}`:                   `field "uses" is there twice`,
 		`{"match":{"target":"a","target":"b"}}`: `field "match.target" is there twice`,
+		`{"uses":0}`:                            `field "uses": 0 is no number of uses`,
 		`{"uses":"3"}`:                          `field "uses": a string is not a int`,
 		`{"uses":1.5}`:                          `field "uses"`,
 		`{"uses":99999999999999999999}`:         `field "uses"`,

@@ -155,11 +155,13 @@ func (s *site) reacting(r *http.Request) (scope.Scope, error) {
 func (s *site) apiReact(w http.ResponseWriter, r *http.Request) {
 	d, _ := authz.FromContext(r.Context())
 	c := r.Context().Value(carriedKey{}).(*carried)
-	m, err := s.chat.react(d.Account, d.Domain.Root().ID(), c.reaction.Message, c.reaction.Emoji)
+	m, added, err := s.chat.react(d.Account, d.Domain.Root().ID(), c.reaction.Message, c.reaction.Emoji)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.emit(r.Context(), reactionEvent(s.chat.newID("react"), d.Account, m, c.reaction.Emoji))
+	if added {
+		s.emit(r.Context(), reactionEvent(s.chat.newID("react"), d.Account, m, c.reaction.Emoji))
+	}
 	writeJSON(w, http.StatusCreated, s.forApp(d.App, m))
 }

@@ -107,7 +107,7 @@ func (a api) call(ctx context.Context, t *app.Token, method string, group scope.
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	var mu sync.Mutex
 	silent := map[net.Conn]bool{} // those that browsers open in advance: Shutdown would wait 5 s for their first request
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second, IdleTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
 		ConnState: func(c net.Conn, state http.ConnState) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -129,7 +129,7 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		_ = c.Close()
 	}
 	mu.Unlock()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := srv.Shutdown(stop); errors.Is(err, context.DeadlineExceeded) {
 		return srv.Close()

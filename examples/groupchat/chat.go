@@ -407,9 +407,10 @@ func (c *chat) where(groupID, id string) (scope.Domain, bool) {
 	return scope.Domain{}, false
 }
 
-func (c *chat) react(account, groupID, id, emoji string) (message, error) {
+// react also says whether the reaction is new: to react again is no operation.
+func (c *chat) react(account, groupID, id, emoji string) (out message, added bool, err error) {
 	if err := checkEmoji(emoji); err != nil {
-		return message{}, err
+		return message{}, false, err
 	}
 	c.mu.Lock()
 	g, err := c.member(groupID, account)
@@ -423,18 +424,22 @@ func (c *chat) react(account, groupID, id, emoji string) (message, error) {
 		}
 	}
 	if err == nil {
-		err = m.react(account, emoji)
+		added, err = m.react(account, emoji)
 	}
 	if err != nil {
 		c.mu.Unlock()
-		return message{}, err
+		return message{}, false, err
 	}
-	c.rev++
-	m.rev = c.rev
-	out := m.copy()
+	if added {
+		c.rev++
+		m.rev = c.rev
+	}
+	out = m.copy()
 	c.mu.Unlock()
-	c.changed()
-	return out, nil
+	if added {
+		c.changed()
+	}
+	return out, added, nil
 }
 
 func checkEmoji(emoji string) error {
@@ -444,20 +449,21 @@ func checkEmoji(emoji string) error {
 	return nil
 }
 
-func (m *message) react(account, emoji string) error {
+func (m *message) react(account, emoji string) (added bool, err error) {
 	for i := range m.Reactions {
 		if r := &m.Reactions[i]; r.Emoji == emoji {
-			if !slices.Contains(r.Accounts, account) {
-				r.Accounts = append(r.Accounts, account)
+			if slices.Contains(r.Accounts, account) {
+				return false, nil
 			}
-			return nil
+			r.Accounts = append(r.Accounts, account)
+			return true, nil
 		}
 	}
 	if len(m.Reactions) >= maxEmojis {
-		return problem(http.StatusConflict, "the message has %d different reactions, which is all it can have", maxEmojis)
+		return false, problem(http.StatusConflict, "the message has %d different reactions, which is all it can have", maxEmojis)
 	}
 	m.Reactions = append(m.Reactions, reaction{emoji, []string{account}})
-	return nil
+	return true, nil
 }
 
 // members are sorted by the order in which users are known.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/grant"
@@ -45,7 +46,22 @@ func readApps(path string) (*apps, error) {
 	if len(text) > maxFile {
 		return nil, fmt.Errorf("%s:1: the file is larger than %d bytes", path, maxFile)
 	}
+	if i := invalidUTF8(text); i >= 0 {
+		return nil, fmt.Errorf("%s:%d: the file is not UTF-8", path, 1+bytes.Count(text[:i], []byte("\n")))
+	}
 	return parseApps(path, text)
+}
+
+// invalidUTF8 is where text stops being UTF-8; -1: nowhere. (A JSON decoder would put another character in its place.)
+func invalidUTF8(text []byte) int {
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
 }
 
 func parseApps(path string, text []byte) (*apps, error) {

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,8 +81,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func (o options) run(ctx context.Context, stdout, stderr io.Writer) error {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	host, _, err := net.SplitHostPort(o.addr)
-	if err != nil || !isLoopback(host) {
+	host, portText, err := net.SplitHostPort(o.addr)
+	if _, wrong := strconv.ParseUint(portText, 10, 16); err != nil || wrong != nil || !isLoopback(host) {
 		return &usageError{fmt.Errorf("groupchat: -addr %q is not a loopback address with a port, such as 127.0.0.1:8080", o.addr)}
 	}
 	var configured *apps

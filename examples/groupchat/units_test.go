@@ -96,10 +96,13 @@ func TestGroupsAreBounded(t *testing.T) {
 	_, err = c.post("li-si", "", "42", draft{Text: "x", Thread: "one-too-many"})
 	require.ErrorContains(t, err, "threads")
 	for i := range maxEmojis {
-		_, err := c.react("li-si", "42", list[500].ID, fmt.Sprint("e", i))
-		require.NoError(t, err)
+		for _, added := range []bool{true, false} { // to react again is no operation
+			_, got, err := c.react("li-si", "42", list[500].ID, fmt.Sprint("e", i))
+			require.NoError(t, err)
+			require.Equal(t, added, got)
+		}
 	}
-	_, err = c.react("li-si", "42", list[500].ID, "more")
+	_, _, err = c.react("li-si", "42", list[500].ID, "more")
 	require.ErrorContains(t, err, "reactions")
 }
 
@@ -108,6 +111,7 @@ func TestAppsFaults(t *testing.T) {
 	const app = `{"id": "probe", "secret": "12345678", "actions": ["message.write"]}`
 	with := func(trigger string) string { return "{\"apps\": [" + app + "],\n\"triggers\": [\n" + trigger + "]}" }
 	for name, c := range map[string]struct{ text, want string }{
+		"uses of 0":           {with(`{"app": "probe", "on": "mention", "in": "group:*", "allow": ["message.write"], "uses": 0}`), `:3: triggers[0].uses: trigger field "uses": 0 is no number of uses; leave it out for the default, or say -1 for no count`},
 		"empty":               {``, `:1: the file ends too early`},
 		"not JSON":            {"{\n\"apps\": [x]}", `:2: apps[0]: is not JSON`},
 		"cut off":             {"{\"apps\": [\n", `:2: apps: the file ends too early`},

@@ -153,14 +153,15 @@ func (s *sessions) begin(account string, now time.Time) (string, error) {
 		s.all = map[[32]byte]session{}
 	}
 	if len(s.all) >= maxSessions {
+		// Who signs in is not to be kept out by those who did so again and again: the oldest session goes.
+		var oldest [32]byte
+		first := true
 		for k, v := range s.all {
-			if !now.Before(v.until) {
-				delete(s.all, k)
+			if first || v.until.Before(s.all[oldest].until) {
+				oldest, first = k, false
 			}
 		}
-		if len(s.all) >= maxSessions {
-			return "", problem(http.StatusTooManyRequests, "too many sessions")
-		}
+		delete(s.all, oldest)
 	}
 	s.all[sha256.Sum256([]byte(cookie))] = session{account, now.Add(sessionLife)}
 	return cookie, nil
@@ -451,7 +452,10 @@ func (s *site) eventsOf(m message) []grant.Event {
 // refusals to the panel.
 func (s *site) emit(ctx context.Context, events ...grant.Event) []authz.Issued {
 	issued, err := s.az.Emit(ctx, events...)
-	if err != nil {
+	switch {
+	case errors.Is(err, grant.ErrDenied), errors.Is(err, grant.ErrLimited): // on the record, and nobody's fault
+		s.log.Debug("emit", "event", events[0].ID, "err", err)
+	case err != nil:
 		s.log.Warn("emit", "event", events[0].ID, "err", err)
 	}
 	by := ""
@@ -546,11 +550,13 @@ func (s *site) react(w http.ResponseWriter, r *http.Request, account string) err
 	if err := read(w, r, &in, func(v url.Values) { in.Message, in.Emoji = v.Get("message"), v.Get("emoji") }); err != nil {
 		return err
 	}
-	m, err := s.chat.react(account, r.PathValue("group"), in.Message, in.Emoji)
+	m, added, err := s.chat.react(account, r.PathValue("group"), in.Message, in.Emoji)
 	if err != nil {
 		return err
 	}
-	s.emit(r.Context(), reactionEvent(s.chat.newID("react"), account, m, in.Emoji))
+	if added {
+		s.emit(r.Context(), reactionEvent(s.chat.newID("react"), account, m, in.Emoji))
+	}
 	return s.done(w, r, http.StatusCreated, m)
 }
 

@@ -54,7 +54,7 @@ func run(ctx context.Context, out io.Writer) error {
 	mux := http.NewServeMux()
 	az.Routes(mux.Handle)
 	mux.Handle("POST /groups/{group}/messages", az.Require("group:{group}/message.write")(http.HandlerFunc(postMessage(out))))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	defer server.Close()
 
