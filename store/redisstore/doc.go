@@ -1,0 +1,56 @@
+// Package redisstore is a [store.Store] in Redis, single or Cluster, over the caller's go-redis client.
+//
+// The laws are those of package store. What they need here:
+//
+//  1. Every Apply is one command, EVALSHA, and so all or nothing at one moment. It is never sent a second time by
+//     itself, whatever MaxRetries the client has: an answer that does not arrive is an error ("may have happened"), and
+//     a use is not spent again. Get is one command for one aggregate.
+//
+//  2. What was acknowledged is kept as well as Redis keeps it: see below.
+//
+//  3. What was acknowledged is seen by every node: reads go to masters. Open refuses clients that ask replicas.
+//
+// Promises and settings. Counted uses, codes redeemed once, revocations, one grant per cause and the ledger (P2, P3, P5, P8)
+// hold as far as what was acknowledged is kept; where it is not, a use may be had again, a revocation be forgotten.
+//
+//	appendonly yes, appendfsync always    kept through a crash of Redis and of its machine
+//	appendonly yes, appendfsync everysec  a crash of the machine loses up to two seconds; one of Redis alone nothing,
+//	                                      unless the disk was so slow that Redis put off writing
+//	snapshots only (save)                 a crash loses all since the last snapshot; Open warns
+//	nothing on disk                       a restart forgets everything; Open warns
+//	maxmemory-policy noeviction           required, else records vanish; Open warns. (volatile-* will do: no key expires
+//	                                      by itself.) At maxmemory an Apply that writes is an error and writes nothing.
+//
+// Fail-over (Sentinel, Cluster) may lose acknowledged writes under each of these settings: a replica follows later, and the
+// one that takes over may lack the last of them; a master that is cut off goes on accepting writes that will be dropped, for
+// cluster-node-timeout. min-replicas-to-write 1 with min-replicas-max-lag 1 bounds that to about a second. WAIT is not
+// sent: it tells how many replicas have a write, but a write that it was not satisfied with has happened all the
+// same, and a replica without it may still be elected. Where no fail-over may give back a use, take a store
+// that commits by majority.
+//
+// Limits: times from year 1 to 9999, to the microsecond. Sorted sets hold doubles, so outside of 1684 to 2255 the
+// order of a Claim and the border of a Purge are good to 32 µs; Spend, and what a Claim may take, are exact always.
+// Versions are exact to 2⁵³. The server must be 6.2 or later, or one that speaks like it (Valkey); every script
+// declares all its keys. An Owner alone is looked for among all records of the kind in many round trips.
+//
+// Format: the aggregate's hash picks one of 256 hash tags, {00} to {ff}, and with it the slot. All keys of an
+// aggregate are in one slot, and 256 tags spread over a cluster; a master more than that would stay idle. Under each
+// tag:
+//
+//	behest:{3f}:r:token:a1.t7   a record: 82 digits (see record.go), owner, app, data
+//	behest:{3f}:i:token         its ID, sorted by bytes
+//	behest:{3f}:a:token         app and ID, sorted by bytes
+//	behest:{3f}:d:token         ID by Due
+//	behest:{3f}:e:token         app, Due and ID, sorted by bytes
+//	behest:{3f}:x:token         ID by NotAfter
+//
+// Use:
+//
+//	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379", ContextTimeoutEnabled: true})
+//	defer client.Close()
+//	s, err := redisstore.Open(ctx, client, redisstore.Options{Logger: slog.Default()})
+//	if err != nil {
+//		return err
+//	}
+//	out, err := s.Apply(ctx, now, []store.Op{store.Spend("token", "a1.t7", 1, nil)})
+package redisstore
