@@ -29,6 +29,8 @@ const (
 var arrows = map[string]arrow{
 	"scope":            {},
 	"store":            {tests: []string{"store/storetest"}},
+	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"store/storetest", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
+	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest"}},
 	"store/storetest":  {uses: []string{"store"}},
 	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest"}},

@@ -1,0 +1,192 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/behest-go/behest/store"
+	"github.com/behest-go/behest/store/sqlite"
+)
+
+// raw is the file as another program opens it.
+func raw(t testing.TB, path string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+path+"?_busy_timeout=5000")
+	require.NoError(t, err)
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func put(id string) []store.Op {
+	return []store.Op{store.Put(store.Record{Kind: "t", ID: id, Left: 9})}
+}
+
+func TestOpenMakesAPrivateFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "with space?#%41&x=y", "db")
+	require.NoError(t, os.Mkdir(filepath.Dir(path), 0o700))
+	s := open(t, path)
+	out, err := s.Apply(t.Context(), now, put("a.1"))
+	require.NoError(t, err)
+	require.True(t, out.Applied())
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		info, err := os.Stat(path + suffix)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm(), suffix)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage")
+	require.NoError(t, os.WriteFile(garbage, []byte(strings.Repeat("this is no database. ", 500)), 0o600))
+	future := filepath.Join(dir, "future")
+	require.NoError(t, open(t, future).Close())
+	_, err := raw(t, future).Exec("UPDATE behest_schema SET version = 7")
+	require.NoError(t, err)
+	damaged := filepath.Join(dir, "damaged")
+	require.NoError(t, open(t, damaged).Close())
+	f, err := os.OpenFile(damaged, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte(strings.Repeat("x", 4000)), 100)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	for path, want := range map[string]string{
+		"":                               "want the name of a file",
+		"a\x00b":                         "want the name of a file",
+		dir:                              "is a directory",
+		filepath.Join(dir, "none", "db"): "the directory is not there",
+		filepath.Join(garbage, "db"):     "not a directory",
+		garbage:                          "file is not a database",
+		damaged:                          "malformed",
+		future:                           "the schema is of version 7, which a later release has made",
+	} {
+		_, err := sqlite.Open(path)
+		require.ErrorContains(t, err, "sqlite: open "+path)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+// A damaged page that is met later is an error of the call that meets it.
+func TestCorruptRecord(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	_, err := s.Apply(t.Context(), now, put("a.1"))
+	require.NoError(t, err)
+	db := raw(t, path)
+	_, err = db.Exec("PRAGMA ignore_check_constraints = 1")
+	require.NoError(t, err)
+	_, err = db.Exec("UPDATE behest_records SET left_uses = -1")
+	require.NoError(t, err)
+	_, err = s.Apply(t.Context(), now, []store.Op{store.Spend("t", "a.1", 1, nil)})
+	require.ErrorContains(t, err, path)
+	require.ErrorContains(t, err, `the record of kind "t" with id "a.1" is corrupt`)
+	_, err = s.Get(t.Context(), "t", "a.1")
+	require.ErrorContains(t, err, `the record of kind "t" with id "a.1" is corrupt`)
+	out, err := s.Apply(t.Context(), now, put("a.2"))
+	require.NoError(t, err)
+	require.True(t, out.Applied(), "the others are as they were")
+}
+
+func TestOpenAtOnce(t *testing.T) {
+	for range 5 {
+		path := filepath.Join(t.TempDir(), "db")
+		var ready, done sync.WaitGroup
+		var errs [6]error
+		var stores [6]*sqlite.Store
+		ready.Add(len(errs))
+		for i := range errs {
+			done.Go(func() {
+				ready.Done()
+				ready.Wait()
+				stores[i], errs[i] = sqlite.Open(path)
+			})
+		}
+		done.Wait()
+		for i, err := range errs {
+			require.NoError(t, err)
+			out, err := stores[i].Apply(t.Context(), now, []store.Op{store.Spend("t", "a.1", 1, &store.Record{Left: 10})})
+			require.NoError(t, err)
+			require.Equal(t, int64(9-i), out.Left)
+		}
+		for _, s := range stores {
+			require.NoError(t, s.Close())
+		}
+	}
+}
+
+func TestClose(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "db"))
+	var done sync.WaitGroup
+	for i := range 64 {
+		done.Go(func() {
+			for j := 0; ; j++ {
+				out, err := s.Apply(context.Background(), now, put(fmt.Sprintf("a.%d.%d", i, j)))
+				if err != nil {
+					if !strings.Contains(err.Error(), "the store is closed") {
+						t.Error(err)
+					}
+					return
+				}
+				if !out.Applied() {
+					t.Error(out)
+				}
+			}
+		})
+	}
+	_, err := s.Apply(t.Context(), now, put("b.1"))
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	done.Wait()
+	require.NoError(t, s.Close(), "again")
+	_, get := s.Get(t.Context(), "t", "b.1")
+	_, list := s.List(t.Context(), store.Query{Kind: "t"})
+	_, apply := s.Apply(t.Context(), now, put("b.2"))
+	_, claim := s.Claim(t.Context(), store.Query{Kind: "t", DueBy: now}, now)
+	_, purge := s.Purge(t.Context(), "t", now, 1)
+	for _, err := range []error{get, list, apply, claim, purge} {
+		require.ErrorIs(t, err, sqlite.ErrClosed)
+	}
+}
+
+// Another program that holds the file costs a caller no more than its deadline. What was given up before it began is never done; what waits on is.
+func TestDeadline(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	db := raw(t, path)
+	_, err := db.Exec("BEGIN IMMEDIATE")
+	require.NoError(t, err)
+	patient := make(chan error, 1)
+	go func() {
+		_, err := s.Apply(context.Background(), now, put("a.patient"))
+		patient <- err
+	}()
+	for i := range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		_, err := s.Apply(ctx, now, put(fmt.Sprint("a.", i)))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, path+": waiting to write")
+	}
+	got, err := s.List(t.Context(), store.Query{Kind: "t"})
+	require.NoError(t, err, "readers do not wait for writers")
+	require.Empty(t, got)
+	_, err = db.Exec("ROLLBACK")
+	require.NoError(t, err)
+	require.NoError(t, <-patient)
+	out, err := s.Apply(t.Context(), now, put("b.1"))
+	require.NoError(t, err)
+	require.True(t, out.Applied())
+	got, err = s.List(t.Context(), store.Query{Kind: "t"})
+	require.NoError(t, err)
+	require.Len(t, got, 2, "a write that was given up was done")
+}

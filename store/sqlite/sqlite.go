@@ -1,0 +1,264 @@
+// Package sqlite keeps records in one file, with nothing to set up: SQLite, in pure Go.
+//
+// The laws are those of package store. What they mean here:
+//
+//  1. What was acknowledged is on the disk: write-ahead log, synchronous=FULL. A commit takes one sync of the disk; writes that wait at the same
+//     time share it, each with an outcome of its own.
+//  2. One writer. A write waits for those before it, and no longer than its context says; a write that has not begun by then does not begin.
+//     Readers never wait for it.
+//  3. Other processes may open the same file. They act as one store; their writers wait for each other.
+//  4. An error says which file and what failed. A file that cannot be written to, is no database or was made by a later release is an error of Open.
+//
+// What may be lost: nothing that was acknowledged, by a crash of the process, the system or the power, as long as the
+// disk keeps what it says it has kept. There is no fail-over: a copy of the file is as old as it is, and uses that
+// were spent since it was made can be spent again. Copy it with SQLite's own backup (VACUUM INTO, or .backup), never
+// while it is open by other means, and never without its -wal file. It must be on a local disk: locks of network file
+// systems do not hold.
+//
+// Format: the table behest_records of package sqlstore, in a file of mode 0600 with -wal (32 MB and more) and -shm beside it
+// while it is open. A List by Owner or App alone goes through all records of the kind; one with a Prefix does not.
+//
+// Use:
+//
+//	st, err := sqlite.Open("/var/lib/social/behest.db")
+//	if err != nil { … }
+//	defer st.Close()
+//	out, err := st.Apply(ctx, now, ops)
+//
+// To write records in one transaction with tables of your own, open the file yourself and use sqlstore.Tx.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+
+	"github.com/behest-go/behest/store"
+	"github.com/behest-go/behest/store/sqlstore"
+)
+
+const (
+	// maxGroup bounds the writes of one commit: the first of them waits for the last.
+	maxGroup = 256
+	// busyTimeout is how long a statement waits for another process. Callers do not wait longer than their contexts say.
+	busyTimeout = 10 * time.Second
+	// openTimeout bounds Open, which has no context.
+	openTimeout = 30 * time.Second
+	// checkpointPages is how far the log grows before it is moved into the file: uses touch the same pages again and
+	// again, and each is moved once.
+	checkpointPages = 8192
+	// readers are the connections that read at once.
+	readers = 8
+	// maxPrepared bounds the statements that a connection pool keeps ready.
+	maxPrepared = 256
+)
+
+// ErrClosed is wrapped by the errors of all calls after Close.
+var ErrClosed = errors.New("sqlite: the store is closed")
+
+// A Store is a [store.Store] in one file. Make it with Open. It is safe for concurrent use; it has one goroutine, the
+// writer, which Close ends.
+type Store struct {
+	path    string
+	write   *sql.DB
+	read    *sql.DB
+	reading *prepared
+
+	requests chan *request
+	quit     chan struct{} // closed by Close
+	done     chan struct{} // closed by the writer
+	once     sync.Once
+	closed   error
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the file at path, and makes it, with mode 0600, if it is not there; its directory must be. It brings a
+// file of an earlier release up to date. Close the Store when it is not needed any more.
+func Open(path string) (*Store, error) {
+	s, err := open(path)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: open %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func open(path string) (_ *Store, err error) {
+	if path == "" || strings.ContainsRune(path, 0) {
+		return nil, errors.New("want the name of a file")
+	}
+	full, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareFile(full); err != nil {
+		return nil, err
+	}
+	s := &Store{path: path, requests: make(chan *request, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
+	if s.write, err = database(full, "rw", fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_txlock=immediate&_pragma=wal_autocheckpoint(%d)", checkpointPages)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.write.Close()
+			if s.read != nil {
+				s.read.Close()
+			}
+		}
+	}()
+	s.write.SetMaxOpenConns(1)
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	if err := migrate(ctx, s.write); err != nil {
+		return nil, err
+	}
+	if s.read, err = database(full, "rw", "_query_only=1"); err != nil {
+		return nil, err
+	}
+	s.read.SetMaxOpenConns(readers)
+	s.read.SetMaxIdleConns(readers)
+	s.reading = &prepared{on: s.read}
+	conn, err := s.write.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mode string
+	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+		return nil, err
+	}
+	if mode != "wal" {
+		return nil, fmt.Errorf("the journal mode is %q and cannot be made WAL", mode)
+	}
+	go (&writer{s: s, conn: conn, tx: &prepared{on: conn}}).run()
+	return s, nil
+}
+
+// migrate tries again while others have the file: several that open a new one want to make it WAL, for which SQLite
+// does not wait.
+func migrate(ctx context.Context, db *sql.DB) error {
+	const busy, pause = 5, 5 * time.Millisecond // SQLITE_BUSY
+	for {
+		err := sqlstore.Migrate(ctx, db, sqlstore.SQLite)
+		var cause *sqlite.Error
+		if err == nil || !errors.As(err, &cause) || cause.Code()&0xff != busy {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// prepareFile makes the file if it is missing, and reports what SQLite would tell less clearly.
+func prepareFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("the directory is not there: %w", err)
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("it is not a file")
+	}
+	return nil
+}
+
+func database(path, mode, settings string) (*sql.DB, error) {
+	name := url.URL{Scheme: "file", Path: filepath.ToSlash(path), OmitHost: true}
+	c, err := sqlite.NewConnector(fmt.Sprintf("%s?mode=%s&_error_rc=1&_busy_timeout=%d&%s", name.String(), mode, busyTimeout.Milliseconds(), settings))
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(c), nil
+}
+
+// Close lets the writes that have begun end, refuses those that wait, and closes the file. Calls after it wrap
+// [ErrClosed]. It may be called more than once.
+func (s *Store) Close() error {
+	s.once.Do(func() {
+		close(s.quit)
+		<-s.done
+		if err := errors.Join(s.reading.close(), s.read.Close(), s.write.Close()); err != nil {
+			s.closed = fmt.Errorf("sqlite: close %s: %w", s.path, err)
+		}
+	})
+	return s.closed
+}
+
+func (s *Store) isClosed() bool {
+	select {
+	case <-s.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// fail says which file.
+func (s *Store) fail(err error) error {
+	switch {
+	case err == nil, errors.Is(err, store.ErrInvalid):
+		return err
+	case s.isClosed():
+		return fmt.Errorf("sqlite: %s: %w: %w", s.path, ErrClosed, err)
+	}
+	return fmt.Errorf("sqlite: %s: %w", s.path, err)
+}
+
+// Get implements [store.Store].
+func (s *Store) Get(ctx context.Context, kind string, ids ...string) ([]store.Record, error) {
+	got, err := sqlstore.Tx(s.reading, sqlstore.SQLite).Get(ctx, kind, ids...)
+	return got, s.fail(err)
+}
+
+// List implements [store.Store].
+func (s *Store) List(ctx context.Context, q store.Query) ([]store.Record, error) {
+	got, err := sqlstore.Tx(s.reading, sqlstore.SQLite).List(ctx, q)
+	return got, s.fail(err)
+}
+
+// Apply implements [store.Store].
+func (s *Store) Apply(ctx context.Context, now time.Time, ops []store.Op) (store.Outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return store.Outcome{}, err
+	}
+	if err := store.Validate(ops); err != nil {
+		return store.Outcome{}, err
+	}
+	// Who gives up may change what it handed in, while the writer is at it.
+	ops = slices.Clone(ops)
+	for i := range ops {
+		ops[i].Record.Data = slices.Clone(ops[i].Record.Data)
+	}
+	return submit(ctx, s, func(ctx context.Context, tx store.Store) (store.Outcome, error) { return tx.Apply(ctx, now, ops) })
+}
+
+// Claim implements [store.Store].
+func (s *Store) Claim(ctx context.Context, q store.Query, until time.Time) ([]store.Record, error) {
+	q.NotApps = slices.Clone(q.NotApps)
+	return submit(ctx, s, func(ctx context.Context, tx store.Store) ([]store.Record, error) { return tx.Claim(ctx, q, until) })
+}
+
+// Purge implements [store.Store].
+func (s *Store) Purge(ctx context.Context, kind string, before time.Time, n int) (int, error) {
+	return submit(ctx, s, func(ctx context.Context, tx store.Store) (int, error) { return tx.Purge(ctx, kind, before, n) })
+}

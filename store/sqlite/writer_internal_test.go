@@ -1,0 +1,106 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/behest-go/behest/store"
+	"github.com/behest-go/behest/store/sqlstore"
+)
+
+var at = time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
+
+// idle is a writer whose store has no goroutine: the test calls it.
+func idle(t *testing.T) *writer {
+	t.Helper()
+	db, err := database(filepath.Join(t.TempDir(), "db"), "rwc", "_journal_mode=WAL&_synchronous=FULL")
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	require.NoError(t, sqlstore.Migrate(t.Context(), db, sqlstore.SQLite))
+	conn, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return &writer{s: &Store{write: db}, conn: conn, tx: &prepared{on: conn}}
+}
+
+// applies is a request and its outcome.
+func applies(ops ...store.Op) (*request, *store.Outcome) {
+	out := new(store.Outcome)
+	r := &request{done: make(chan error, 1)}
+	r.run = func(tx store.Store) (err error) {
+		*out, err = tx.Apply(context.Background(), at, ops)
+		return err
+	}
+	return r, out
+}
+
+// In one group, each has its own outcome, in order; and a refusal keeps nobody else back.
+func TestGroup(t *testing.T) {
+	w := idle(t)
+	var group []*request
+	var outs []*store.Outcome
+	add := func(ops ...store.Op) {
+		r, out := applies(ops...)
+		group, outs = append(group, r), append(outs, out)
+	}
+	add(store.Put(store.Record{Kind: "t", ID: "a.1", Left: 2}))
+	for range 3 {
+		add(store.Spend("t", "a.1", 1, nil), store.Put(store.Record{Kind: "l", ID: "a.l", Version: store.AnyVersion}))
+	}
+	add() // invalid
+	add(store.Put(store.Record{Kind: "t", ID: "b.1"}))
+	group[5].state.Store(abandoned)
+	w.write(group)
+	for i, want := range []store.Outcome{{}, {Left: 1}, {}, {Reason: store.Exhausted, Version: 1}} {
+		require.NoError(t, <-group[i].done)
+		require.Equal(t, want, *outs[i])
+	}
+	require.ErrorIs(t, <-group[4].done, store.ErrInvalid)
+	require.Empty(t, group[5].done)
+	got, err := sqlstore.Tx(w.tx, sqlstore.SQLite).Get(t.Context(), "l", "a.l")
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), got[0].Version)
+	got, err = sqlstore.Tx(w.tx, sqlstore.SQLite).Get(t.Context(), "t", "b.1")
+	require.NoError(t, err)
+	require.Empty(t, got, "what was given up was done")
+}
+
+// A disk that is full is an error of those whose writes do not fit, and of nobody else; when there is room again, all is as before.
+func TestFullDisk(t *testing.T) {
+	w := idle(t)
+	var pages int
+	require.NoError(t, w.conn.QueryRowContext(t.Context(), "PRAGMA page_count").Scan(&pages))
+	limit := func(n int) {
+		require.NoError(t, w.conn.QueryRowContext(t.Context(), fmt.Sprint("PRAGMA max_page_count = ", n)).Scan(new(int)))
+	}
+	limit(pages + 8)
+	first, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.1", Left: 2}))
+	large, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.2"}), store.Put(store.Record{Kind: "t", ID: "a.3", Data: make([]byte, 100_000)}))
+	last, out := applies(store.Spend("t", "a.1", 1, nil))
+	w.write([]*request{first, large, last})
+	require.NoError(t, <-first.done)
+	require.ErrorContains(t, <-large.done, "database or disk is full")
+	require.NoError(t, <-last.done)
+	require.Equal(t, store.Outcome{Left: 1}, *out)
+	got, err := sqlstore.Tx(w.tx, sqlstore.SQLite).List(t.Context(), store.Query{Kind: "t"})
+	require.NoError(t, err)
+	require.Len(t, got, 1, "half of a write was kept")
+	limit(pages + 1000)
+	again, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.3", Data: make([]byte, 100_000)}))
+	w.write([]*request{again})
+	require.NoError(t, <-again.done)
+}
+
+// A connection that is lost is replaced.
+func TestConnectionIsReplaced(t *testing.T) {
+	w := idle(t)
+	require.NoError(t, w.conn.Close())
+	r, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.1"}))
+	w.write([]*request{r})
+	require.NoError(t, <-r.done)
+}

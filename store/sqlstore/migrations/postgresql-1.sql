@@ -1,0 +1,107 @@
+CREATE TABLE behest_records (
+	kind      text COLLATE "C" NOT NULL,
+	id        text COLLATE "C" NOT NULL,
+	version   bigint NOT NULL CHECK (version > 0),
+	owner     text COLLATE "C" NOT NULL,
+	app       text COLLATE "C" NOT NULL,
+	due       timestamptz,
+	not_after timestamptz,
+	left_uses bigint NOT NULL CHECK (left_uses >= 0),
+	data      bytea NOT NULL,
+	PRIMARY KEY (kind, id)
+) WITH (fillfactor = 90);
+-- next
+CREATE INDEX behest_records_owner ON behest_records (owner, kind) WHERE owner <> '';
+-- next
+CREATE INDEX behest_records_due ON behest_records (kind, due, id) WHERE due IS NOT NULL;
+-- next
+CREATE INDEX behest_records_app_due ON behest_records (kind, left(app, 100), due, id) WHERE due IS NOT NULL AND app <> '';
+-- next
+CREATE INDEX behest_records_not_after ON behest_records (kind, not_after) WHERE not_after IS NOT NULL;
+-- next
+-- An Apply in one round trip. It locks the aggregate and looks only then: each statement in here sees all that was committed before it began, as
+-- READ COMMITTED has it, so nothing that is checked changes before the end of the transaction. It also locks the rows that it finds, since
+-- claims and purges do not lock aggregates but skip such rows. Nothing in here fails because of what a caller asked for.
+-- Few parameters, since each costs time: numbers has 5 elements an operation (verb, version, left, amount, bytes of content), words has 6 (kind, id,
+-- owner, app, due, not_after).
+CREATE FUNCTION behest_apply(at timestamptz, numbers bigint[], words text[], content bytea, OUT refused int, OUT op int, OUT there bigint, OUT remaining bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+	n      int := array_length(numbers, 1) / 5;
+	was    bigint[];
+	verb   int;
+	want   bigint;
+	amount bigint;
+	akind  text;
+	aid    text;
+	ends   timestamptz;
+	behind bigint;
+	start  int := 1;
+	v      int := 0;
+	w      int := 0;
+BEGIN
+	refused := 0; op := 0;
+	IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+		refused := -1; there := 0; remaining := 0;
+		RETURN;
+	END IF;
+	PERFORM pg_advisory_xact_lock(hashtextextended(split_part(words[2], '.', 1) COLLATE "C", 7105));
+	FOR i IN 1..n LOOP
+		verb := numbers[v+1]; want := numbers[v+2]; akind := words[w+1]; aid := words[w+2];
+		SELECT r.version, r.left_uses, r.not_after INTO there, remaining, ends
+			FROM behest_records r WHERE r.kind = akind AND r.id = aid FOR NO KEY UPDATE;
+		IF there IS NULL THEN
+			there := 0; remaining := 0;
+		END IF;
+		was[i] := there;
+		IF verb = 3 THEN
+			IF want <> there THEN refused := 1; END IF;
+		ELSIF verb = 1 THEN
+			IF want <> -1 AND want <> there THEN refused := 1; END IF;
+		ELSIF verb = 2 THEN
+			IF want <> -1 AND (want <> there OR there = 0) THEN refused := 1; END IF;
+		ELSIF there = 0 AND verb = 4 THEN
+			refused := 2;
+		ELSE
+			IF there = 0 THEN
+				remaining := numbers[v+3]; ends := words[w+6]::timestamptz;
+			END IF;
+			amount := numbers[v+4];
+			IF at >= ends THEN
+				refused := 3;
+			ELSIF remaining = 0 OR remaining < amount THEN
+				refused := 4;
+			ELSIF behind IS NULL THEN
+				behind := remaining - amount;
+			END IF;
+			IF refused <> 0 AND there = 0 THEN remaining := 0; END IF;
+		END IF;
+		IF refused <> 0 THEN
+			op := i - 1;
+			RETURN;
+		END IF;
+		v := v + 5; w := w + 6;
+	END LOOP;
+	there := 0; remaining := coalesce(behind, 0); v := 0; w := 0;
+	FOR i IN 1..n LOOP
+		verb := numbers[v+1];
+		IF verb <> 3 THEN
+			akind := words[w+1]; aid := words[w+2]; amount := numbers[v+4];
+			IF verb = 4 OR verb = 5 AND was[i] > 0 THEN
+				IF amount > 0 THEN
+					UPDATE behest_records r SET left_uses = r.left_uses - amount WHERE r.kind = akind AND r.id = aid;
+				END IF;
+			ELSIF verb = 1 AND was[i] > 0 THEN
+				UPDATE behest_records r SET version = r.version + 1, owner = words[w+3], app = words[w+4], due = words[w+5]::timestamptz, not_after = words[w+6]::timestamptz,
+					data = substring(content FROM start FOR numbers[v+5]::int) WHERE r.kind = akind AND r.id = aid;
+			ELSIF verb = 1 OR verb = 5 THEN
+				INSERT INTO behest_records (kind, id, version, owner, app, due, not_after, left_uses, data) VALUES (akind, aid, 1, words[w+3], words[w+4],
+					words[w+5]::timestamptz, words[w+6]::timestamptz, numbers[v+3] - amount, substring(content FROM start FOR numbers[v+5]::int));
+			ELSIF verb = 2 AND was[i] > 0 THEN
+				DELETE FROM behest_records r WHERE r.kind = akind AND r.id = aid;
+			END IF;
+			start := start + numbers[v+5];
+		END IF;
+		v := v + 5; w := w + 6;
+	END LOOP;
+END $$;
