@@ -29,10 +29,10 @@ const (
 var arrows = map[string]arrow{
 	"scope":            {},
 	"store":            {tests: []string{"store/storetest"}},
-	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"store/storetest", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
-	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest"}},
+	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"store/storetest", "internal/crash", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
+	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest", "internal/crash"}},
 	"store/storetest":  {uses: []string{"store"}},
-	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest"}},
+	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest"}},
 	"authz": {
 		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard",
@@ -46,6 +46,7 @@ var arrows = map[string]arrow{
 	"authz/app":       {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
 	"authz/authztest": {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
 	"internal/guard":  {},
+	"internal/crash":  {uses: []string{"grant", "scope", "store"}}, // tests only
 }
 
 // libraries are the packages that users' programs contain.
