@@ -18,8 +18,9 @@
 //
 //	job := crash.Spending()
 //	err := job.Prepare(ctx, st)
-//	said := crash.Kill(t, job, where, 200)
-//	done, err := job.Audit(ctx, st, said, 200*crash.Workers)
+//	rounds := crash.Rounds(200)
+//	said := crash.Kill(t, job, where, rounds)
+//	done, err := job.Audit(ctx, st, said, rounds*crash.Workers)
 //
 // Where it is the server that dies, and not its client, the test itself does the work (see [Job.Begin]) and says what was acknowledged.
 package crash
@@ -45,6 +46,14 @@ import (
 const Workers = 4
 
 const variable = "BEHEST_CRASH"
+
+// Rounds is n, or a tenth of it with -short and under the race detector, which slows the start of each process tenfold.
+func Rounds(n int) int {
+	if slow || testing.Short() {
+		return (n + 9) / 10
+	}
+	return n
+}
 
 // A Work is done once for each id, which nobody has used before: letters, digits and "-". It calls say with a line for each write that
 // the store has acknowledged. After an error, and after a kill, the last write may have happened, and only that. It may be called by many at once.

@@ -20,9 +20,7 @@ func TestMain(m *testing.M) {
 // survives kills processes again and again, and holds what they had said against what is there. Nobody else has the file
 // open meanwhile, so that each process begins with the log that the one before has left behind.
 func survives(t *testing.T, job crash.Job, rounds int) {
-	if testing.Short() {
-		rounds = 5
-	}
+	rounds = crash.Rounds(rounds)
 	where := filepath.Join(t.TempDir(), "db")
 	s := open(t, where)
 	require.NoError(t, job.Prepare(t.Context(), s))
