@@ -29,10 +29,10 @@ const (
 var arrows = map[string]arrow{
 	"scope":            {},
 	"store":            {tests: []string{"store/storetest"}},
-	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"store/storetest", "internal/crash", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
+	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"store/storetest", "internal/crash", "internal/servers", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
 	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest", "internal/crash"}},
 	"store/storetest":  {uses: []string{"store"}},
-	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash"}},
+	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/servers"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest"}},
 	"authz": {
 		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard",
@@ -43,10 +43,11 @@ var arrows = map[string]arrow{
 	},
 	"authz/webhook": {},
 	// The third-party side: it knows the wire, not the server.
-	"authz/app":       {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
-	"authz/authztest": {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
-	"internal/guard":  {},
-	"internal/crash":  {uses: []string{"grant", "scope", "store"}}, // tests only
+	"authz/app":        {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
+	"authz/authztest":  {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
+	"internal/guard":   {},
+	"internal/crash":   {uses: []string{"grant", "scope", "store"}}, // tests only
+	"internal/servers": {},                                          // tests only
 }
 
 // libraries are the packages that users' programs contain.
@@ -451,7 +452,7 @@ func (names resolved) foreign(e ast.Expr) string {
 }
 
 // needsTest are the packages whose functions take a testing.TB: their examples are compiled, and cannot run.
-var needsTest = []string{"store/storetest", "authz/authztest"}
+var needsTest = []string{"store/storetest", "authz/authztest", "internal/servers"}
 
 func examplesOfPackages(t *tree, r *report) {
 	t.library(r, func(p *pkg) {
