@@ -197,8 +197,9 @@ type Grant struct {
 	NotAfter     time.Time     // the token's end; zero until redeemed
 	Uses         int           // or Unlimited
 	Deliver      Delivery
-	Code         Secret // from Emit, Decide and Claim, as long as it waits to be delivered and redeemed
-	Tries        int    // from Claim: how often delivery was put off before
+	Code         Secret    // from Emit, Decide and Claim, as long as it waits to be delivered and redeemed
+	Tries        int       // from Claim: how often delivery was put off before
+	Leased       time.Time // from Claim: until then nobody else gets it
 	outbox       store.Record
 	codeHash     string
 	revisions    [2]uint64

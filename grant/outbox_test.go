@@ -262,3 +262,59 @@ func TestAnotherRootKeyIsAnotherServer(t *testing.T) {
 	require.Empty(t, list)
 	require.NotEqual(t, w.Name("bookbot", "zhang-san"), other.Name("bookbot", "zhang-san"))
 }
+
+// A worker that dies keeps no code for itself to the end: whatever the lease, another has time for a try.
+func TestLeaseEndsBeforeTheCode(t *testing.T) {
+	const lease = 30 * time.Second
+	w := newWorld(t, func(c *grant.Config) {
+		pushes(c)
+		c.Triggers[0].RedeemWithin = 8 * time.Second
+		c.Triggers[1].RedeemWithin = time.Minute
+	})
+	g := w.emit(mention("m1"))
+	var left []time.Duration
+	for {
+		got, err := w.Claim(ctx, grant.Push, "", nil, 100, lease) // and dies with it
+		require.NoError(t, err)
+		if len(got) == 0 {
+			break
+		}
+		require.Len(t, got, 1)
+		require.Equal(t, g.Code.Reveal(), got[0].Code.Reveal())
+		require.Equal(t, w.store.ofKind(t, "push")[0].Due, got[0].Leased)
+		left = append(left, g.RedeemBy.Sub(w.clock.now()))
+		w.clock.set(got[0].Leased.Add(-time.Microsecond))
+		again, err := w.Claim(ctx, grant.Push, "", nil, 100, lease)
+		require.NoError(t, err)
+		require.Empty(t, again)
+		w.clock.set(got[0].Leased)
+	}
+	require.Equal(t, []time.Duration{8 * time.Second, 4 * time.Second, 2 * time.Second, time.Second, time.Second / 2, time.Second / 4}, left)
+
+	// What it holds is its own to end and to put off.
+	for name, end := range map[string]func(g grant.Grant) error{
+		"delivered": func(g grant.Grant) error { return w.Delivered(ctx, g) },
+		"postponed": func(g grant.Grant) error { return w.Postpone(ctx, g, g.RedeemBy) },
+	} {
+		w.emit(mention(name))
+		got, err := w.Claim(ctx, grant.Push, "", nil, 100, lease)
+		require.NoError(t, err)
+		require.Len(t, got, 1)
+		require.NoError(t, end(got[0]))
+		w.clock.set(got[0].Leased)
+		again, err := w.Claim(ctx, grant.Push, "", nil, 100, lease)
+		require.NoError(t, err)
+		require.Empty(t, again, name)
+	}
+
+	// Where there is time, nothing is written for it.
+	ev := mention("long")
+	ev.App = "weather"
+	w.emit(ev)
+	w.store.reset()
+	got, err := w.Claim(ctx, grant.Push, "weather", nil, 100, lease)
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+	require.WithinDuration(t, w.clock.now().Add(lease), got[0].Leased, 0)
+	require.Empty(t, w.store.batches())
+}
