@@ -22,14 +22,17 @@ type Target struct {
 }
 
 const (
-	// An app that hangs holds few of the places, so that it never delays another.
+	// An app that hangs holds few of the places, so that it never delays another; and one of them when most are
+	// taken. So it takes 128 that hang with all they may to fill the first half, and 512 more to fill the second.
 	deliveriesPerApp = 4
-	deliveriesInAll  = 1024             // a bound on sockets, far more than apps that hang at once
+	deliveriesCrowd  = 512
+	deliveriesInAll  = 1024             // a bound on sockets
 	deliveryLease    = 30 * time.Second // longer than an attempt takes
 	// stopGrace is what attempts under way are given to end by themselves when Run is to end.
 	stopGrace      = 2 * time.Second
 	firstBackOff   = 500 * time.Millisecond
 	longestBackOff = 15 * time.Second
+	lastMoments    = 2 * time.Second // of a code, when even an app is tried that wants to be left alone
 	lookInterval   = 250 * time.Millisecond
 )
 
@@ -38,13 +41,15 @@ var errNoTarget = errors.New("authz: the app has no webhook")
 // A Deliverer pushes grants to apps by webhook: at least once, until the app answers with a 2xx, redeems the code, or
 // the code's time is over. Whatever else the app answers, a redirect or a 410 as well, is tried again, with longer
 // and longer pauses up to 15 s, and shorter ones towards the end; the webhook-id is the grant's ID, the same at each
-// try.
+// try. An app that answers 429 or 503 with a Retry-After is left alone for that long, but for the last moments of the
+// code. An attempt that takes longer than half of what is left of the code's time is broken off.
 type Deliverer struct {
 	Engine  *grant.Engine     // required
 	Targets map[string]Target // by app; a push for any other app waits for its end
-	// Post sends one attempt, which it bounds in time (less than 30 s) and in what it reads, and returns the status.
-	// It must refuse addresses that are not for the public: the URLs are the apps'. Required.
-	Post    func(ctx context.Context, url string, header http.Header, body []byte) (status int, err error)
+	// Post sends one attempt, which it bounds in time (less than 30 s) and in what it reads, and returns the status,
+	// and for how long the app asks to be left alone (zero: it does not). It must refuse addresses that are not for
+	// the public: the URLs are the apps'. Required.
+	Post    func(ctx context.Context, url string, header http.Header, body []byte) (status int, retryAfter time.Duration, err error)
 	Wait    func() <-chan struct{}             // a channel that is closed when there may be something new; nil: look every 250 ms only
 	Observe func(context.Context, grant.Entry) // told of each attempt: What is "delivered" or "undelivered", Count the number of the try; nil: nobody
 	Now     func() time.Time                   // nil: time.Now
@@ -85,14 +90,18 @@ func (d *Deliverer) Run(ctx context.Context) {
 		}
 		more := false
 		if total < deliveriesInAll {
+			share := deliveriesPerApp
+			if total >= deliveriesCrowd {
+				share = 1
+			}
 			var full []string
 			for app, n := range busy {
-				if n >= deliveriesPerApp {
+				if n >= share {
 					full = append(full, app)
 				}
 			}
 			// Few at a time: one claim may overfill an app by less than its share.
-			n := min(deliveriesPerApp, deliveriesInAll-total)
+			n := min(share, deliveriesInAll-total)
 			grants, err := d.Engine.Claim(ctx, grant.Push, "", full, n, deliveryLease)
 			if err != nil && ctx.Err() == nil {
 				d.log().Error("deliveries", "err", err)
@@ -122,7 +131,10 @@ func (d *Deliverer) Run(ctx context.Context) {
 
 func (d *Deliverer) attempt(ctx context.Context, g grant.Grant) {
 	now := d.now()
-	status, err := d.post(ctx, &g, now)
+	// Nothing goes on when another may have it.
+	leased, end := context.WithTimeout(ctx, g.Leased.Sub(now))
+	defer end()
+	status, retryAfter, err := d.post(leased, &g, now)
 	// What is known now must be written, also when the server stops.
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
@@ -138,7 +150,10 @@ func (d *Deliverer) attempt(ctx context.Context, g grant.Grant) {
 		if ctx.Err() == nil {
 			d.log().Warn("delivery", "app", g.App, "grant", g.ID, "try", g.Tries+1, "status", status, "err", err)
 		}
-		err = d.Engine.Postpone(after, g, d.again(ctx, &g))
+		if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+			retryAfter = 0
+		}
+		err = d.Engine.Postpone(after, g, d.again(ctx, &g, retryAfter))
 	}
 	if err != nil {
 		d.log().Error("delivery", "app", g.App, "grant", g.ID, "err", err) // comes again when the lease is over
@@ -149,14 +164,21 @@ func (d *Deliverer) attempt(ctx context.Context, g grant.Grant) {
 }
 
 // again is when to try next: soon at first, later and later, and sooner and sooner again towards the end of the code.
-func (d *Deliverer) again(ctx context.Context, g *grant.Grant) time.Time {
+// An app that asked to be left alone is, as long as a try is left.
+func (d *Deliverer) again(ctx context.Context, g *grant.Grant, retryAfter time.Duration) time.Time {
 	now := d.now()
 	if ctx.Err() != nil {
 		return now // broken off: for another server, or the next start
 	}
 	pause := min(firstBackOff<<min(g.Tries, 10), longestBackOff)
+	left := g.RedeemBy.Sub(now)
+	most := left / 2
+	if retryAfter > 0 {
+		pause = max(pause, retryAfter)
+		most = left - min(left/4, lastMoments)
+	}
 	pause += time.Duration(rand.Int64N(int64(pause)/4 + 1)) // so that what failed together does not come back together
-	return now.Add(max(min(pause, g.RedeemBy.Sub(now)/2), lookInterval))
+	return now.Add(max(min(pause, most), lookInterval))
 }
 
 // push is the body of a webhook, in the form of Standard Webhooks.
@@ -166,18 +188,18 @@ type push struct {
 	Data      *handover `json:"data"`
 }
 
-func (d *Deliverer) post(ctx context.Context, g *grant.Grant, now time.Time) (int, error) {
+func (d *Deliverer) post(ctx context.Context, g *grant.Grant, now time.Time) (status int, retryAfter time.Duration, err error) {
 	target, ok := d.Targets[g.App]
 	if !ok {
-		return 0, errNoTarget
+		return 0, 0, errNoTarget
 	}
 	body, err := json.Marshal(push{"grant.issued", g.IssuedAt.UTC(), handoverOf(d.Engine, g)})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	header := http.Header{"Content-Type": {"application/json"}}
 	if err := webhook.Sign(header, g.ID, now, body, target.Keys...); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	return d.Post(ctx, target.URL, header, body)
 }

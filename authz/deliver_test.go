@@ -217,9 +217,10 @@ type pusher struct {
 	apps map[string]int             // by URL
 	from time.Time
 	post func(ctx context.Context, url string, try int) (int, error)
+	wait time.Duration // what the app asks for
 }
 
-func (p *pusher) Post(ctx context.Context, url string, header http.Header, _ []byte) (int, error) {
+func (p *pusher) Post(ctx context.Context, url string, header http.Header, _ []byte) (int, time.Duration, error) {
 	p.mu.Lock()
 	id := header.Get(webhook.HeaderID)
 	p.at[id] = append(p.at[id], time.Since(p.from))
@@ -227,9 +228,10 @@ func (p *pusher) Post(ctx context.Context, url string, header http.Header, _ []b
 	try := len(p.at[id])
 	p.mu.Unlock()
 	if p.post == nil {
-		return 204, nil
+		return 204, p.wait, nil
 	}
-	return p.post(ctx, url, try)
+	status, err := p.post(ctx, url, try)
+	return status, p.wait, err
 }
 
 func (p *pusher) tried() map[string][]time.Duration {
@@ -356,15 +358,16 @@ func TestDeliverToTheLast(t *testing.T) {
 
 // Neither many apps that hang, with many grants each, nor heaps of deliveries that are over delay another's.
 func TestDeliverPastManyDeadApps(t *testing.T) {
+	const dead = 500
 	t.Run("hanging", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			az, _, d, p := pushing(t, 121, time.Hour, func(ctx context.Context, url string, try int) (int, error) {
-				if url == "app120" {
+			az, _, d, p := pushing(t, dead+1, time.Hour, func(ctx context.Context, url string, try int) (int, error) {
+				if url == fmt.Sprintf("app%d", dead) {
 					return 200, nil
 				}
 				return hang(ctx, url, try)
 			})
-			for app := range 120 {
+			for app := range dead {
 				for n := range 8 {
 					push(t, az, fmt.Sprintf("app%d", app), fmt.Sprintf("%d-%d", app, n))
 				}
@@ -372,7 +375,7 @@ func TestDeliverPastManyDeadApps(t *testing.T) {
 			stop := background(t, d.Run)
 			synctest.Wait()
 			for n := range 20 { // at any time
-				good := push(t, az, "app120", fmt.Sprintf("good%d", n))
+				good := push(t, az, fmt.Sprintf("app%d", dead), fmt.Sprintf("good%d", n))
 				began := time.Since(p.from)
 				time.Sleep(time.Second)
 				require.Len(t, p.tried()[good.ID], 1)
@@ -440,8 +443,8 @@ func TestDeliverAfterACrash(t *testing.T) {
 		az, mem, d, p := pushing(t, 1, time.Minute, nil)
 		i := push(t, az, "app0", "m1")
 		dying := &readOnly{Store: mem}
-		crashed := &authz.Deliverer{Engine: az.Engine().In(dying), Targets: d.Targets, Post: func(context.Context, string, http.Header, []byte) (int, error) {
-			return 0, errors.New("the machine burns")
+		crashed := &authz.Deliverer{Engine: az.Engine().In(dying), Targets: d.Targets, Post: func(context.Context, string, http.Header, []byte) (int, time.Duration, error) {
+			return 0, 0, errors.New("the machine burns")
 		}}
 		stop := background(t, crashed.Run)
 		synctest.Wait()
@@ -465,6 +468,86 @@ type readOnly struct {
 func (s *readOnly) Apply(context.Context, time.Time, []store.Op) (store.Outcome, error) {
 	s.applies.Add(1)
 	return store.Outcome{}, errors.New("read only")
+}
+
+// A code that waits for less than a lease is not lost with the worker that dies with it, neither for push nor for poll.
+func TestDeliverAShortCodeAfterACrash(t *testing.T) {
+	for _, within := range []time.Duration{time.Second, 5 * time.Second, 20 * time.Second} {
+		t.Run(within.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				az, mem, d, p := pushing(t, 1, within, nil)
+				i := push(t, az, "app0", "m1")
+				got, err := az.Engine().Claim(t.Context(), grant.Push, "app0", nil, 1, 30*time.Second) // and dies
+				require.NoError(t, err)
+				require.Len(t, got, 1)
+				defer background(t, d.Run)()
+				time.Sleep(within)
+				require.Len(t, p.tried()[i.ID], 1)
+				require.LessOrEqual(t, p.tried()[i.ID][0], within*3/4)
+				require.Empty(t, outbox(t, mem))
+			})
+		})
+	}
+}
+
+// An attempt ends when its lease does: an app that hangs is not tried by two at once, and is tried again in time.
+func TestDeliverBreaksOffWithTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Int64
+		az, _, d, p := pushing(t, 1, 6*time.Second, func(ctx context.Context, url string, try int) (int, error) {
+			now.Add(1)
+			defer now.Add(-1)
+			if try == 1 {
+				return hang(ctx, url, try)
+			}
+			return 200, nil
+		})
+		i := push(t, az, "app0", "m1")
+		defer background(t, d.Run)()
+		time.Sleep(2999 * time.Millisecond)
+		require.EqualValues(t, 1, now.Load())
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		require.Zero(t, now.Load())
+		time.Sleep(2 * time.Second)
+		require.Len(t, p.tried()[i.ID], 2)
+	})
+}
+
+// An app that asks to be left alone is, until the code has nearly come to its end.
+func TestDeliverHeedsRetryAfter(t *testing.T) {
+	for _, row := range []struct {
+		status        int
+		wait          time.Duration
+		second, atEnd time.Duration // when the second try comes, at the earliest and at the latest
+	}{
+		{503, 20 * time.Second, 20 * time.Second, 26 * time.Second},
+		{429, 20 * time.Second, 20 * time.Second, 26 * time.Second},
+		{429, time.Hour, 58 * time.Second, 59 * time.Second},               // longer than the code lives
+		{429, 100 * time.Millisecond, 500 * time.Millisecond, time.Second}, // no shorter than without
+		{500, 20 * time.Second, 500 * time.Millisecond, time.Second},       // RFC 9110 §10.2.3, RFC 6585 §4: not with these
+		{http.StatusFound, 20 * time.Second, 500 * time.Millisecond, time.Second},
+	} {
+		t.Run(fmt.Sprint(row.status, row.wait), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				az, mem, d, p := pushing(t, 1, time.Minute, func(_ context.Context, _ string, try int) (int, error) {
+					if try == 1 {
+						return row.status, nil
+					}
+					return 200, nil
+				})
+				p.wait = row.wait
+				i := push(t, az, "app0", "m1")
+				defer background(t, d.Run)()
+				time.Sleep(time.Minute)
+				at := p.tried()[i.ID]
+				require.Len(t, at, 2)
+				require.GreaterOrEqual(t, at[1], row.second)
+				require.LessOrEqual(t, at[1], row.atEnd)
+				require.Empty(t, outbox(t, mem))
+			})
+		})
+	}
 }
 
 // A store that is away for a while costs time and no grant.

@@ -117,9 +117,9 @@ func New(c Config) (*Server, error) {
 	}
 	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, Log: log}
 	s.deliverer = &Deliverer{Engine: engine, Targets: targets, Wait: s.wake.wait, Observe: c.Observe, Now: now, Log: log,
-		Post: func(ctx context.Context, url string, header http.Header, body []byte) (int, error) {
+		Post: func(ctx context.Context, url string, header http.Header, body []byte) (int, time.Duration, error) {
 			answer, err := g.Post(ctx, url, header, body)
-			return answer.Status, err
+			return answer.Status, answer.RetryAfter, err
 		}}
 	issuer, _ := url.Parse(c.Issuer) // checked above
 	s.endpoints = map[string]http.Handler{
