@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -65,6 +66,7 @@ func (d *Deliverer) Run(ctx context.Context) {
 		busy  = map[string]int{} // by app
 		total = 0
 		tick  = time.NewTicker(lookInterval)
+		away  = &outage{what: "deliveries", log: d.log()}
 	)
 	attempts, breakOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
@@ -102,15 +104,17 @@ func (d *Deliverer) Run(ctx context.Context) {
 			}
 			// Few at a time: one claim may overfill an app by less than its share.
 			n := min(share, deliveriesInAll-total)
-			grants, err := d.Engine.Claim(ctx, grant.Push, "", full, n, deliveryLease)
-			if err != nil && ctx.Err() == nil {
-				d.log().Error("deliveries", "err", err)
+			within, cancel := context.WithTimeout(ctx, storeTimeout)
+			grants, err := d.Engine.Claim(within, grant.Push, "", full, n, deliveryLease)
+			cancel()
+			if ctx.Err() == nil {
+				away.note(ctx, err)
 			}
 			for _, g := range grants {
 				busy[g.App]++
 				total++
 				wg.Go(func() {
-					d.attempt(attempts, g)
+					d.attempt(attempts, g, away)
 					ended <- g.App
 				})
 			}
@@ -129,14 +133,14 @@ func (d *Deliverer) Run(ctx context.Context) {
 	}
 }
 
-func (d *Deliverer) attempt(ctx context.Context, g grant.Grant) {
+func (d *Deliverer) attempt(ctx context.Context, g grant.Grant, away *outage) {
 	now := d.now()
 	// Nothing goes on when another may have it.
 	leased, end := context.WithTimeout(ctx, g.Leased.Sub(now))
 	defer end()
 	status, retryAfter, err := d.post(leased, &g, now)
 	// What is known now must be written, also when the server stops.
-	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	entry := grant.Entry{At: now, Account: g.Account, App: g.App, Grant: g.ID, Scope: g.Scope().String(), Count: g.Tries + 1}
 	if err == nil && status/100 == 2 {
@@ -156,7 +160,7 @@ func (d *Deliverer) attempt(ctx context.Context, g grant.Grant) {
 		err = d.Engine.Postpone(after, g, d.again(ctx, &g, retryAfter))
 	}
 	if err != nil {
-		d.log().Error("delivery", "app", g.App, "grant", g.ID, "err", err) // comes again when the lease is over
+		away.note(ctx, fmt.Errorf("app %s, grant %s: %w", g.App, g.ID, err)) // comes again when the lease is over
 	}
 	if d.Observe != nil {
 		d.Observe(after, entry)

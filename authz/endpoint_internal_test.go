@@ -123,7 +123,9 @@ func TestEndpointPurgeAccess(t *testing.T) {
 	}
 	now = now.Add(accessLife + time.Second)
 	alive := mint()
-	require.NoError(t, purgeAccess(ctx, mem, now))
+	engine, err := grant.NewEngine(grant.Config{Store: mem, Key: grant.NewSecret(strings.Repeat("k", 32)), Permit: func(context.Context, grant.Access) error { return nil }})
+	require.NoError(t, err)
+	require.NoError(t, (&purger{engine: engine, store: mem, now: func() time.Time { return now }}).run(ctx))
 	left, err := mem.List(ctx, store.Query{Kind: kindAccess})
 	require.NoError(t, err)
 	require.Len(t, left, 1)

@@ -129,19 +129,6 @@ func (m *manager) RemoveAccessToken(ctx context.Context, token string) error {
 	return nil
 }
 
-// purgeAccess removes tokens of client_credentials that have ended, in steps of 500 records.
-func purgeAccess(ctx context.Context, s store.Store, now time.Time) error {
-	for {
-		const step = 500
-		if n, err := s.Purge(ctx, kindAccess, now, step); err != nil || n < step {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
-}
-
 // GenerateAuthToken implements oauth2.Manager: there is no authorization endpoint.
 func (*manager) GenerateAuthToken(context.Context, oauth2.ResponseType, *oauth2.TokenGenerateRequest) (oauth2.TokenInfo, error) {
 	return nil, fmt.Errorf("%w: authorization_code", errNotOffered)

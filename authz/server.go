@@ -215,24 +215,28 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 	}
 }
 
-// Run delivers pushes, writes refusals to the ledger within a second, and purges what is over, until ctx is done.
-// Then it breaks off deliveries that take longer than two seconds more, writes what is left to write, for which it
-// takes five seconds at most, and returns nil. Several servers that share a store may each Run. Call it once for a
-// Server. Long polls are requests, and end with theirs.
+// Run delivers pushes, writes refusals to the ledger within a second, and purges what is over (every minute, one of
+// all servers that share the store, at most 500 records at a time; how long what is kept is in package grant, under
+// Retention), until ctx is done. Then it breaks off deliveries that take longer than two seconds more, writes what is
+// left to write, for which it takes five seconds at most, and returns nil. Several servers that share a store may each
+// Run. Call it once for a Server. Long polls are requests, and end with theirs.
+//
+// A store that is away ends nothing: each call gives up after ten seconds at most, is tried again until the store is
+// back, and the log hears of it when it begins, every ten seconds, and when it is over.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.deliverer.Run(ctx) })
 	wg.Go(func() {
-		every(ctx, 500*time.Millisecond, func() { s.flush(ctx) })
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		s.flush(last)
+		refusals := &outage{what: "refusals are not yet in the ledger", log: s.log}
+		every(ctx, flushEvery, func() { s.flush(ctx, refusals) })
+		s.flush(context.WithoutCancel(ctx), refusals)
 	})
 	wg.Go(func() {
-		every(ctx, time.Minute, func() {
-			_, err := s.engine.Purge(ctx)
-			if err = errors.Join(err, purgeAccess(ctx, s.store, s.now())); err != nil && ctx.Err() == nil {
-				s.log.Error("purge", "err", err)
+		purges := &outage{what: "purge", log: s.log}
+		p := &purger{engine: s.engine, store: s.store, now: s.now}
+		every(ctx, purgeEvery, func() {
+			if err := p.run(ctx); ctx.Err() == nil {
+				purges.note(ctx, err)
 			}
 		})
 	})
@@ -241,9 +245,17 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) flush(ctx context.Context) {
-	if err := s.engine.Flush(ctx); err != nil && ctx.Err() == nil {
-		s.log.Error("refusals are not yet in the ledger", "err", err)
+const (
+	flushEvery = 500 * time.Millisecond
+	// storeTimeout bounds what Run waits for in the store: one that hangs is tried again, like one that is away.
+	storeTimeout = 5 * time.Second
+)
+
+func (s *Server) flush(ctx context.Context, refusals *outage) {
+	within, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := s.engine.Flush(within); ctx.Err() == nil {
+		refusals.note(ctx, err)
 	}
 }
 

@@ -47,6 +47,29 @@
 //	ledger      A.<time><random>       JSON, with the account as Owner and the App
 //	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
 //
+// # Retention
+//
+// Purge removes records this long after their end, and nothing before:
+//
+//	token                 its life, from its redemption     1 day: the holder is told "expired" for good, by the seal
+//	grant                 its token's or code's end; a      7 days, so that one cause makes one grant (P2) and Grants can
+//	                      day while it waits for Decide     show what was
+//	event                 an hour (how late it may come)    7 days
+//	push, poll, redirect  its code's end; at redemption or  0
+//	                      delivery they are gone at once
+//	window                its minute                        0
+//	consent               90 days after the answer          0
+//	revocation            of one grant: with the grant      7 days more than the grant; those of an account and of an
+//	                                                        app here stay for good: two small records at most for each
+//	                                                        account, app and root domain that ever revoked
+//	ledger                when it was written               Config.KeepLedger, 90 days by default, whatever becomes of
+//	                                                        the token and the grant it tells of
+//
+// An issue leaves an event, a grant, a delivery and a ledger entry, its redemption a token and an entry, and each use
+// one entry: 10 uses a second are 78 million of them in 90 days.
+//
+// # Keys
+//
 // Keys are derived by HKDF-SHA-256, one for each purpose: from [Config].Key those that name accounts in the store and
 // to apps, which never change; from each key of Config.Sealing those that seal codes, tokens and the outbox, which
 // rotate. What one key sealed, or for one purpose, no other opens.

@@ -212,7 +212,7 @@ func TestStoreFails(t *testing.T) {
 		{"purge", nil, func(w *world) func() error {
 			w.token("m1")
 			w.clock.advance(365 * 24 * time.Hour)
-			return func() error { _, err := w.Purge(ctx); return err }
+			return func() error { _, err := w.Purge(ctx, 1000); return err }
 		}, nil, func(t *testing.T, w *world) { require.Empty(t, w.store.everything(t)) }},
 		{"grants", nil, func(w *world) func() error {
 			w.emit(mention("m1"))
@@ -461,7 +461,7 @@ func TestPurge(t *testing.T) {
 	at := func(d time.Duration, gone ...any) {
 		t.Helper()
 		w.clock.set(start.Add(d))
-		_, err := w.Purge(ctx)
+		_, err := w.Purge(ctx, 1000)
 		require.NoError(t, err)
 		for i := 0; i < len(gone); i += 2 {
 			if all[gone[i].(string)] -= gone[i+1].(int); all[gone[i].(string)] == 0 {
@@ -507,7 +507,7 @@ func TestLateEventsAfterPurge(t *testing.T) {
 	made := 0
 	for step := time.Duration(0); step < 9*24*time.Hour; step += 19*time.Minute + 13*time.Second {
 		w.clock.set(start.Add(step))
-		_, err := w.Purge(ctx)
+		_, err := w.Purge(ctx, 1000)
 		require.NoError(t, err)
 		w.store.reset()
 		got, err := w.Emit(ctx, ev)
@@ -525,6 +525,7 @@ func TestLateEventsAfterPurge(t *testing.T) {
 	require.Equal(t, 1, w.whats("zhang-san")["issued"])
 }
 
+// A step is as small as it is asked to be, and the steps reach everything, whatever else comes to its end meanwhile.
 func TestPurgeInSteps(t *testing.T) {
 	w := newWorld(t, nil)
 	for i := range 1201 {
@@ -539,13 +540,48 @@ func TestPurgeInSteps(t *testing.T) {
 		}
 		return nil
 	}
-	n, err := w.Purge(cancelled)
+	n, err := w.Purge(cancelled, 500)
+	require.NoError(t, err, "enough was removed")
+	require.Equal(t, 500, n)
+	_, err = w.Purge(cancelled, 500)
 	require.ErrorIs(t, err, context.Canceled)
 	w.store.reset()
-	more, err := w.Purge(ctx)
-	require.NoError(t, err)
-	require.Equal(t, 4*1201, n+more, "event, grant, outbox and ledger of each")
+	total := n
+	for n == 500 {
+		before := len(w.store.everything(t))
+		n, err = w.Purge(ctx, 500)
+		require.NoError(t, err)
+		require.Equal(t, before-n, len(w.store.everything(t)))
+		total += n
+	}
+	require.Equal(t, 4*1201, total, "event, grant, outbox and ledger of each")
 	require.Empty(t, w.store.everything(t))
+	for _, n := range []int{-1, 0, 1001} {
+		_, err := w.Purge(ctx, n)
+		require.ErrorIs(t, err, grant.ErrInvalid)
+	}
+}
+
+// A kind that cannot be purged, such as for a damaged record, keeps no other from its turn.
+func TestPurgePastAFault(t *testing.T) {
+	w := newWorld(t, nil)
+	w.token("m1")
+	w.clock.advance(365 * 24 * time.Hour)
+	w.store.reset()
+	damaged := errors.New("damaged")
+	w.store.before = func(n int, _ string) error {
+		if n == 1 { // of tokens
+			return damaged
+		}
+		return nil
+	}
+	n, err := w.Purge(ctx, 1000)
+	require.ErrorIs(t, err, damaged)
+	require.ErrorContains(t, err, "purging token")
+	require.NotZero(t, n)
+	left := w.store.everything(t)
+	require.Len(t, left, 1)
+	require.Equal(t, "token", left[0].Kind)
 }
 
 func TestGrants(t *testing.T) {

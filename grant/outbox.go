@@ -165,11 +165,15 @@ func (e *Engine) Postpone(ctx context.Context, g Grant, until time.Time) error {
 	return err
 }
 
-// Purge removes what has been over for long enough, in steps of 500 records, and returns how many. It stops at an
-// error, and between steps when ctx is done; call it again then. Tokens go a day after their end, grants a week after
-// theirs, ledger entries after KeepLedger.
-func (e *Engine) Purge(ctx context.Context) (int, error) {
+// Purge removes what has been over for long enough (see Retention in the package comment): at most n records, 1 to
+// 1000, and returns how many. Call it again while it removes n, with a pause between, so that a backlog keeps nobody
+// waiting. A kind that fails keeps no other from its turn: the errors are joined. It stops when ctx is done.
+func (e *Engine) Purge(ctx context.Context, n int) (int, error) {
+	if n < 1 || n > store.MaxPage {
+		return 0, invalid("purging %d records, want 1 to %d", n, store.MaxPage)
+	}
 	now, total := e.now(), 0
+	var faults []error
 	for _, k := range []struct {
 		kind string
 		keep time.Duration
@@ -177,19 +181,17 @@ func (e *Engine) Purge(ctx context.Context) (int, error) {
 		{kindToken, keepToken}, {kindGrant, keepGrant}, {kindEvent, 0}, {kindRevocation, keepGrant}, {kindConsent, 0}, {kindWindow, 0},
 		{string(Push), 0}, {string(Poll), 0}, {string(Redirect), 0}, {kindLedger, e.keep},
 	} {
-		for {
-			const step = 500
-			n, err := e.store.Purge(ctx, k.kind, now.Add(-k.keep), step)
-			if total += n; err != nil {
-				return total, fmt.Errorf("grant: purging %s: %w", k.kind, err)
-			}
-			if err := ctx.Err(); err != nil {
-				return total, err
-			}
-			if n < step {
-				break
-			}
+		if total == n {
+			break
+		}
+		if err := ctx.Err(); err != nil {
+			faults = append(faults, err)
+			break
+		}
+		removed, err := e.store.Purge(ctx, k.kind, now.Add(-k.keep), n-total)
+		if total += removed; err != nil {
+			faults = append(faults, fmt.Errorf("grant: purging %s: %w", k.kind, err))
 		}
 	}
-	return total, nil
+	return total, errors.Join(faults...)
 }
