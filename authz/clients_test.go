@@ -121,11 +121,11 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 	w.mux.Handle("/oauth2/introspect", &authz.IntrospectionEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Issuer: endpointIssuer, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/revoke", &authz.RevocationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/grants", &authz.GrantsEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log,
-		Wait: func() <-chan struct{} {
+		Wait: func(string) (<-chan struct{}, time.Duration) {
 			if c := w.news.Load(); c != nil {
-				return *c
+				return *c, 250 * time.Millisecond
 			}
-			return nil
+			return nil, 250 * time.Millisecond
 		}})
 	t.Cleanup(func() {
 		logs := w.logged()

@@ -37,6 +37,9 @@ type Config struct {
 
 	// Store remembers. Nil: a new store.Memory, which forgets when the process ends.
 	Store store.Store
+	// Waker hears of what other nodes write. Nil: the Store, if it is one; else deliveries and long polls look every
+	// 250 ms.
+	Waker Waker
 	// Key is the root of all keys, at least 32 bytes from a good source; see grant.Config. Required with a Store;
 	// zero without one: made at random.
 	Key     grant.Secret

@@ -50,8 +50,11 @@ type Deliverer struct {
 	// Post sends one attempt, which it bounds in time (less than 30 s) and in what it reads, and returns the status,
 	// and for how long the app asks to be left alone (zero: it does not). It must refuse addresses that are not for
 	// the public: the URLs are the apps'. Required.
-	Post    func(ctx context.Context, url string, header http.Header, body []byte) (status int, retryAfter time.Duration, err error)
-	Wait    func() <-chan struct{}             // a channel that is closed when there may be something new; nil: look every 250 ms only
+	Post func(ctx context.Context, url string, header http.Header, body []byte) (status int, retryAfter time.Duration, err error)
+	// Wait returns a channel that is closed when there may be something new for the app (empty: for any), and for how
+	// long to wait before looking all the same; what the Deliverer itself has put off it remembers. Nil: look every
+	// 250 ms only.
+	Wait    func(app string) (news <-chan struct{}, look time.Duration)
 	Observe func(context.Context, grant.Entry) // told of each attempt: What is "delivered" or "undelivered", Count the number of the try; nil: nobody
 	Now     func() time.Time                   // nil: time.Now
 	Log     *slog.Logger                       // nil: nowhere
@@ -62,34 +65,37 @@ type Deliverer struct {
 func (d *Deliverer) Run(ctx context.Context) {
 	var (
 		wg    sync.WaitGroup
-		ended = make(chan string, deliveriesInAll)
+		ended = make(chan outcome, deliveriesInAll)
 		busy  = map[string]int{} // by app
 		total = 0
-		tick  = time.NewTicker(lookInterval)
+		later moments // when what was put off is due
 		away  = &outage{what: "deliveries", log: d.log()}
 	)
 	attempts, breakOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
-		tick.Stop()
 		late := time.AfterFunc(stopGrace, breakOff)
 		wg.Wait()
 		late.Stop()
 		breakOff()
 	}()
-	end := func(app string) {
+	end := func(o outcome) {
 		total--
-		if busy[app]--; busy[app] == 0 {
-			delete(busy, app)
+		if busy[o.app]--; busy[o.app] == 0 {
+			delete(busy, o.app)
+		}
+		if !o.again.IsZero() {
+			later.add(o.again)
 		}
 	}
 	for ctx.Err() == nil {
 		for range len(ended) { // before looking: who is done is not busy
 			end(<-ended)
 		}
-		var news <-chan struct{}
+		news, pause := (<-chan struct{})(nil), lookInterval
 		if d.Wait != nil {
-			news = d.Wait() // before looking, so that nothing slips between
+			news, pause = d.Wait("") // before looking, so that nothing slips between
 		}
+		pause = later.next(d.now(), pause)
 		more := false
 		if total < deliveriesInAll {
 			share := deliveriesPerApp
@@ -107,6 +113,9 @@ func (d *Deliverer) Run(ctx context.Context) {
 			within, cancel := context.WithTimeout(ctx, storeTimeout)
 			grants, err := d.Engine.Claim(within, grant.Push, "", full, n, deliveryLease)
 			cancel()
+			if err != nil {
+				pause = min(pause, lookInterval)
+			}
 			if ctx.Err() == nil {
 				away.note(ctx, err)
 			}
@@ -114,8 +123,7 @@ func (d *Deliverer) Run(ctx context.Context) {
 				busy[g.App]++
 				total++
 				wg.Go(func() {
-					d.attempt(attempts, g, away)
-					ended <- g.App
+					ended <- outcome{g.App, d.attempt(attempts, g, away)}
 				})
 			}
 			more = len(grants) == n
@@ -123,17 +131,26 @@ func (d *Deliverer) Run(ctx context.Context) {
 		if more {
 			continue
 		}
+		look := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-		case app := <-ended:
-			end(app)
-		case <-tick.C:
+		case o := <-ended:
+			end(o)
+		case <-look.C:
 		case <-news:
 		}
+		look.Stop()
 	}
 }
 
-func (d *Deliverer) attempt(ctx context.Context, g grant.Grant, away *outage) {
+// An outcome is whose attempt has ended, and when the next is due; zero if none is.
+type outcome struct {
+	app   string
+	again time.Time
+}
+
+// attempt returns when the next one is due.
+func (d *Deliverer) attempt(ctx context.Context, g grant.Grant, away *outage) (again time.Time) {
 	now := d.now()
 	// Nothing goes on when another may have it.
 	leased, end := context.WithTimeout(ctx, g.Leased.Sub(now))
@@ -157,14 +174,17 @@ func (d *Deliverer) attempt(ctx context.Context, g grant.Grant, away *outage) {
 		if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
 			retryAfter = 0
 		}
-		err = d.Engine.Postpone(after, g, d.again(ctx, &g, retryAfter))
+		again = d.again(ctx, &g, retryAfter)
+		err = d.Engine.Postpone(after, g, again)
 	}
 	if err != nil {
-		away.note(ctx, fmt.Errorf("app %s, grant %s: %w", g.App, g.ID, err)) // comes again when the lease is over
+		away.note(ctx, fmt.Errorf("app %s, grant %s: %w", g.App, g.ID, err))
+		again = g.Leased // it comes again when the lease is over
 	}
 	if d.Observe != nil {
 		d.Observe(after, entry)
 	}
+	return again
 }
 
 // again is when to try next: soon at first, later and later, and sooner and sooner again towards the end of the code.

@@ -48,5 +48,6 @@
 // # Two servers
 //
 // Servers with one Key and one Store act as one: a code issued by the one is redeemed at the other, once; a token is
-// spent on both against one count; a revocation on one holds for the next use on the other.
+// spent on both against one count; a revocation on one holds for the next use on the other. Each may Run. What one
+// issues the others find within 250 ms, or at once with a [Waker].
 package authz

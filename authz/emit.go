@@ -50,10 +50,8 @@ func (s *Server) Emit(ctx context.Context, events ...grant.Event) ([]Issued, err
 		}
 		for _, g := range grants {
 			out = append(out, s.issued(g))
+			s.wake.wake(g.App)
 		}
-	}
-	if len(out) > 0 {
-		s.Wake()
 	}
 	return out, joined(faults)
 }
@@ -64,7 +62,7 @@ func (s *Server) Decide(ctx context.Context, account, id string, allow bool) (Is
 	if err != nil {
 		return Issued{}, err
 	}
-	s.Wake()
+	s.wake.wake(g.App)
 	return s.issued(*g), nil
 }
 

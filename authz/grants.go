@@ -19,7 +19,6 @@ const (
 	maxGrants = 100 // in one answer
 	maxWait   = 30 * time.Second
 	pollLease = 10 * time.Second
-	pollEvery = 250 * time.Millisecond
 )
 
 // A GrantsEndpoint answers GET /oauth2/grants: the grants that wait for an app, with their codes, as
@@ -28,17 +27,19 @@ const (
 // The app authenticates by HTTP Basic, or with a token of client_credentials as Bearer. The one parameter is wait,
 // "5s" or "5" for five seconds, 0 (the default) to 30 seconds: how long the answer is held back while there is
 // nothing to tell. What was handed out is not handed out again for 10 seconds, and then again until it is redeemed or
-// too late; at most 100 grants at a time. A request that is held back ends with its context: give the http.Server a
+// too late (and a code of less than 20 seconds when half of its time is over); at most 100 grants at a time. A request that is held back ends with its context: give the http.Server a
 // BaseContext to end all of them before it shuts down.
 //
 // When the store fails the answer is 503 with Retry-After. Engine, Clients and Store are required.
 type GrantsEndpoint struct {
 	Engine  *grant.Engine
 	Clients *Clients
-	Store   store.Store            // the engine's; nil: no Bearer tokens
-	Wait    func() <-chan struct{} // is closed when something new may be there; nil: look every 250 ms
-	Now     func() time.Time       // for Bearer tokens; nil: time.Now
-	Log     *slog.Logger           // nil: nothing is logged
+	Store   store.Store // the engine's; nil: no Bearer tokens
+	// Wait returns a channel that is closed when something new may be there for the app, and for how long to wait
+	// before looking all the same. Nil: look every 250 ms.
+	Wait func(app string) (news <-chan struct{}, look time.Duration)
+	Now  func() time.Time // for Bearer tokens; nil: time.Now
+	Log  *slog.Logger     // nil: nothing is logged
 }
 
 // ServeHTTP implements [http.Handler].
@@ -135,15 +136,15 @@ func (e *GrantsEndpoint) await(ctx context.Context, app string, wait time.Durati
 	over := time.NewTimer(wait)
 	defer over.Stop()
 	for last := wait == 0; ; {
-		var news <-chan struct{}
+		news, pause := (<-chan struct{})(nil), lookInterval
 		if e.Wait != nil {
-			news = e.Wait() // before the look, so that nothing is missed between
+			news, pause = e.Wait(app) // before the look, so that nothing is missed between
 		}
 		found, err := e.claim(ctx, app)
 		if len(found) > 0 || err != nil || last {
 			return found, err
 		}
-		look := time.NewTimer(pollEvery)
+		look := time.NewTimer(pause)
 		select {
 		case <-news:
 		case <-look.C:

@@ -34,6 +34,7 @@ type Server struct {
 	endpoints map[string]http.Handler // by path
 	hooks     map[string]hook
 	wake      *wakeup
+	waker     Waker // nil: there is none
 	guard     *guard.Guard
 	store     store.Store
 	now       func() time.Time
@@ -99,8 +100,11 @@ func New(c Config) (*Server, error) {
 	if prefix == "" {
 		prefix = "/oauth2"
 	}
-	s := &Server{engine: engine, issuer: c.Issuer, wake: newWakeup(), guard: g, store: st, now: now, log: log,
+	s := &Server{engine: engine, issuer: c.Issuer, wake: newWakeup(c.Triggers), waker: c.Waker, guard: g, store: st, now: now, log: log,
 		apps: map[string]App{}, hooks: map[string]hook{}}
+	if s.waker == nil {
+		s.waker, _ = st.(Waker)
+	}
 	targets := map[string]Target{}
 	for _, a := range c.Apps {
 		a.Secret = grant.Secret{} // the clients have its hash, nobody needs more
@@ -226,6 +230,9 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.deliverer.Run(ctx) })
+	if s.waker != nil {
+		wg.Go(func() { watch(ctx, s.waker, s.wake, s.log) })
+	}
 	wg.Go(func() {
 		refusals := &outage{what: "refusals are not yet in the ledger", log: s.log}
 		every(ctx, flushEvery, func() { s.flush(ctx, refusals) })
@@ -274,29 +281,8 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 }
 
 // Wake makes deliveries and long polls look for new grants at once, such as after the commit of a transaction in
-// which events were emitted. Without it they look every 250 ms.
-func (s *Server) Wake() { s.wake.wake() }
-
-// wakeup is a broadcast: who waits holds the channel that the next wake closes.
-type wakeup struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func newWakeup() *wakeup { return &wakeup{ch: make(chan struct{})} }
-
-func (w *wakeup) wait() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.ch
-}
-
-func (w *wakeup) wake() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	close(w.ch)
-	w.ch = make(chan struct{})
-}
+// which events were emitted. Without it, and without a Waker that hears of the commit, they look every 250 ms.
+func (s *Server) Wake() { s.wake.wake("") }
 
 // In returns the same server over another store, such as one that writes within the caller's transaction, for Emit,
 // Decide, Use, Require and RequireFunc: call Wake on the server itself after the commit. The endpoints and Run stay
@@ -305,6 +291,6 @@ func (s *Server) In(st store.Store) *Server {
 	in := *s
 	in.engine = s.engine.In(st)
 	in.verifier = &Verifier{Engine: in.engine, Realm: s.verifier.Realm, Log: s.log}
-	in.wake = newWakeup() // nobody can see yet what is written there
+	in.wake = newWakeup(nil) // nobody can see yet what is written there
 	return &in
 }
