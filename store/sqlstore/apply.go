@@ -2,9 +2,7 @@ package sqlstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -38,7 +36,11 @@ func (s session) Apply(ctx context.Context, now time.Time, ops []store.Op) (out 
 		return store.Outcome{}, err
 	}
 	if s.d == PostgreSQL {
-		out, err = s.call(ctx, now, ops)
+		c := newCall(now, ops)
+		var a answer
+		if a, err = s.call(ctx, &c); err == nil {
+			out, err = a.outcome(ops)
+		}
 	} else {
 		out, err = s.steps(ctx, now, ops)
 	}
@@ -46,67 +48,6 @@ func (s session) Apply(ctx context.Context, now time.Time, ops []store.Op) (out 
 		return store.Outcome{}, s.fail(ctx, err, "apply %d operations in aggregate %q", len(ops), store.Aggregate(ops[0].Record.ID))
 	}
 	return out, nil
-}
-
-// The codes of behest_apply beside verbs and reasons.
-const (
-	verbSpendInit   = 5
-	anyVersion      = -1
-	noVersion       = -2 // none that a record can have
-	refuseIsolation = -1
-)
-
-const callApply = "SELECT refused, op, there, remaining FROM behest_apply($1::timestamptz, $2::bigint[], $3::text[], $4::bytea)"
-
-// call is an Apply on PostgreSQL: one call of behest_apply.
-func (s session) call(ctx context.Context, now time.Time, ops []store.Op) (out store.Outcome, err error) {
-	var numbers, words array
-	var data []byte
-	for i := range ops {
-		op := &ops[i]
-		verb, version := int64(op.Verb), int64(noVersion)
-		if op.Verb == store.VerbSpend && op.Init {
-			verb = verbSpendInit
-		}
-		if op.Record.Version <= math.MaxInt64 {
-			version = int64(op.Record.Version)
-		} else if op.Record.Version == store.AnyVersion {
-			version = anyVersion
-		}
-		r := &store.Record{} // what is not written is not sent
-		if op.Verb == store.VerbPut || verb == verbSpendInit {
-			r = &op.Record
-		}
-		amount := int64(0)
-		if op.Verb == store.VerbSpend {
-			amount = op.N
-		}
-		for _, n := range [...]int64{verb, version, r.Left, amount, int64(len(r.Data))} {
-			numbers.addInt(n)
-		}
-		words.add(wordText(op.Record.Kind))
-		words.add(idText(op.Record.ID))
-		words.add(wordText(r.Owner))
-		words.add(wordText(r.App))
-		words.addTime(r.Due)
-		words.addTime(r.NotAfter)
-		data = append(data, r.Data...)
-	}
-	var reason, op, version, left int64
-	// Scan returns when the server has ended the statement, which is after its commit.
-	err = s.x.QueryRowContext(ctx, callApply, s.d.timeBound(now), numbers.String(), words.String(), blob(data)).Scan(&reason, &op, &version, &left)
-	switch {
-	case err != nil:
-		return out, err
-	case reason == refuseIsolation:
-		return out, errors.New("the transaction must be READ COMMITTED: any other may look at what was before a revocation")
-	case reason < 0 || reason > int64(store.Exhausted) || op < 0 || op >= int64(len(ops)):
-		return out, fmt.Errorf("behest_apply answers %d for operation %d: it is not of this version", reason, op)
-	case version < 0 || left < 0:
-		r := &ops[op].Record
-		return out, corrupt(r.Kind, r.ID, fmt.Errorf("its version is %d and its left_uses %d", version, left))
-	}
-	return store.Outcome{Reason: store.Reason(reason), Op: int(op), Version: uint64(version), Left: left}, nil
 }
 
 // row is what of a record decides.

@@ -23,29 +23,49 @@ CREATE INDEX behest_records_not_after ON behest_records (kind, not_after) WHERE 
 -- READ COMMITTED has it, so nothing that is checked changes before the end of the transaction. It also locks the rows that it finds, since
 -- claims and purges do not lock aggregates but skip such rows. Nothing in here fails because of what a caller asked for.
 -- Few parameters, since each costs time: numbers has 5 elements an operation (verb, version, left, amount, bytes of content), words has 6 (kind, id,
--- owner, app, due, not_after).
-CREATE FUNCTION behest_apply(at timestamptz, numbers bigint[], words text[], content bytea, OUT refused int, OUT op int, OUT there bigint, OUT remaining bigint)
+-- owner, app, due, not_after). The answer is: why it refused, the operation that did, the version there, what is left.
+CREATE FUNCTION behest_apply(at timestamptz, is_use boolean, numbers bigint[], words text[], content bytea) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 DECLARE
-	n      int := array_length(numbers, 1) / 5;
-	was    bigint[];
-	verb   int;
-	want   bigint;
-	amount bigint;
-	akind  text;
-	aid    text;
-	ends   timestamptz;
-	behind bigint;
-	start  int := 1;
-	v      int := 0;
-	w      int := 0;
+	n         int := array_length(numbers, 1) / 5;
+	was       bigint[];
+	verb      int;
+	want      bigint;
+	amount    bigint;
+	akind     text;
+	aid       text;
+	there     bigint;
+	remaining bigint;
+	ends      timestamptz;
+	behind    bigint;
+	refused   int := 0;
+	start     int := 1;
+	v         int := 0;
+	w         int := 0;
 BEGIN
-	refused := 0; op := 0;
 	IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-		refused := -1; there := 0; remaining := 0;
-		RETURN;
+		RETURN ARRAY[-1, 0, 0, 0];
 	END IF;
-	PERFORM pg_advisory_xact_lock(hashtextextended(split_part(words[2], '.', 1) COLLATE "C", 7105));
+	IF pg_advisory_xact_lock(hashtextextended(split_part(words[2], '.', 1) COLLATE "C", 7105)) IS NULL THEN -- never; as a condition it costs less than as a statement
+		RETURN NULL;
+	END IF;
+	-- What nearly all calls are: three checks of one kind, a spend, a new record. Either this does it all, or it does nothing, and what follows finds out why.
+	-- A checked record that a claim or a purge could change is left to that as well. The plan must not depend on the values, or there is one made for each call.
+	IF is_use THEN
+		UPDATE behest_records r SET left_uses = r.left_uses - numbers[19]
+			WHERE r.kind = words[19] AND r.id = words[20] AND r.left_uses >= numbers[19] AND (r.not_after IS NULL OR at < r.not_after)
+			AND (numbers[2] > 0)::int + (numbers[7] > 0)::int + (numbers[12] > 0)::int = (
+				SELECT coalesce(sum(CASE WHEN c.due IS NULL AND c.not_after IS NULL
+					AND c.version = CASE c.id WHEN words[2] THEN numbers[2] WHEN words[8] THEN numbers[7] ELSE numbers[12] END THEN 1 ELSE 4 END), 0)
+				FROM behest_records c WHERE c.kind = words[1] AND c.id IN (words[2], words[8], words[14]))
+			AND NOT EXISTS (SELECT FROM behest_records e WHERE e.kind = words[25] AND e.id = words[26])
+			RETURNING r.left_uses INTO behind;
+		IF behind IS NOT NULL THEN
+			INSERT INTO behest_records (kind, id, version, owner, app, due, not_after, left_uses, data)
+				VALUES (words[25], words[26], 1, words[27], words[28], words[29]::timestamptz, words[30]::timestamptz, numbers[23], content);
+			RETURN ARRAY[0, 0, 0, behind];
+		END IF;
+	END IF;
 	FOR i IN 1..n LOOP
 		verb := numbers[v+1]; want := numbers[v+2]; akind := words[w+1]; aid := words[w+2];
 		SELECT r.version, r.left_uses, r.not_after INTO there, remaining, ends
@@ -77,12 +97,11 @@ BEGIN
 			IF refused <> 0 AND there = 0 THEN remaining := 0; END IF;
 		END IF;
 		IF refused <> 0 THEN
-			op := i - 1;
-			RETURN;
+			RETURN ARRAY[refused, i - 1, there, remaining];
 		END IF;
 		v := v + 5; w := w + 6;
 	END LOOP;
-	there := 0; remaining := coalesce(behind, 0); v := 0; w := 0;
+	v := 0; w := 0;
 	FOR i IN 1..n LOOP
 		verb := numbers[v+1];
 		IF verb <> 3 THEN
@@ -104,4 +123,5 @@ BEGIN
 		END IF;
 		v := v + 5; w := w + 6;
 	END LOOP;
+	RETURN ARRAY[0, 0, 0, coalesce(behind, 0)];
 END $$;
