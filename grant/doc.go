@@ -9,6 +9,8 @@
 //     ([ErrInvalid]). An event is remembered for a week: emit late ones with their time, which may be an hour ago.
 //   - P3 Counted. A code is redeemed at most once and a token is spent at most Uses times, under any concurrency.
 //     What loses is told so.
+//     A use may be spent in the caller's transaction, together with its effect ([Engine.Prepare]), and a call that
+//     has a key is spent once, however often it is made ([Delegation.Once]).
 //   - P4 Narrow. What a grant allows is what the trigger, the app's registration and the account's own rights
 //     ([Config].Permit) have in common. The trigger is fixed at issue; the others are asked again at each use.
 //     Beyond a limit is an error, never a clamp; nothing in common is [ErrDenied], on the record.
@@ -44,6 +46,7 @@
 //	revocation  A.all, A.<app here>, A.<grant>   the Version is what counts; the first two stay for good
 //	consent     A.<app, domain, actions>         JSON: the answer, and the revocation versions under which it holds
 //	window      A.<trigger>-<minute>   Left is what PerMinute leaves
+//	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
 //	ledger      A.<time><random>       JSON, with the account as Owner and the App
 //	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
 //
@@ -58,6 +61,7 @@
 //	push, poll, redirect  its code's end; at redemption or  0
 //	                      delivery they are gone at once
 //	window                its minute                        0
+//	once                  its token's end                   1 hour: a key of Once, and perhaps the answer to it
 //	consent               90 days after the answer          0
 //	revocation            of one grant: with the grant      7 days more than the grant; those of an account and of an
 //	                                                        app here stay for good: two small records at most for each

@@ -227,6 +227,7 @@ const (
 	kindRevocation = "revocation" // A.all, A.<app and root domain>, A.<grant>: its Version is what counts
 	kindConsent    = "consent"    // A.<app, domain, actions>
 	kindWindow     = "window"     // A.<trigger>-<minute>: Left is what may still be issued
+	kindOnce       = "once"       // A.<grant and key>: a call that happens once, and its answer
 	kindLedger     = "ledger"     // A.<time><random>
 	// and "push", "poll" and "redirect": A.<grant>, the outbox: the sealed code; Due is when to deliver it.
 )
@@ -237,6 +238,7 @@ const (
 	keepGrant   = 7 * 24 * time.Hour
 	keepToken   = 24 * time.Hour
 	keepConsent = 90 * 24 * time.Hour
+	keepOnce    = time.Hour      // longer than the clocks of two nodes differ: as long as a token is good, so is its key
 	pendingFor  = 24 * time.Hour // how long a pending grant waits for Decide
 	maxDepth    = 4
 	hereAll     = "all"

@@ -2,6 +2,7 @@ package grant_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -352,4 +353,74 @@ func ExampleConfig() {
 	// 1 <nil>
 	// 2 grant: used up: the code was redeemed before
 	// 3 grant: unknown: not sealed by this server
+}
+
+// A use that is spent together with its effect: in a transaction, sqlstore.Tx is the store that Spend takes.
+func ExampleEngine_Prepare() {
+	ctx := context.Background()
+	e, token := exampleToken(2)
+	want := scope.MustParse("group:42/message.write")
+
+	d, err := e.Prepare(ctx, token, want)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("spent:", d.Spent())
+	if err := d.Spend(ctx, nil); err != nil { // nil: no transaction, the engine's own store
+		panic(err)
+	}
+	fmt.Println("spent:", d.Spent(), "left:", d.Left)
+	fmt.Println(d.Spend(ctx, nil))
+	// Output:
+	// spent: false
+	// spent: true left: 1
+	// grant: invalid: the use is spent: Spend is for one time
+}
+
+// A call that carries a key happens once, whoever repeats it, and the answer is there for who asks again.
+func ExampleDelegation_Once() {
+	ctx := context.Background()
+	e, token := exampleToken(2)
+	call := func(key, text string) {
+		d, err := e.Prepare(ctx, token, scope.MustParse("group:42/message.write"))
+		if err != nil {
+			panic(err)
+		}
+		if err := d.Once(key, sha256.Sum256([]byte(text))); err != nil {
+			panic(err)
+		}
+		if err := d.Spend(ctx, nil); err != nil {
+			state, _, answer := d.Repeat()
+			fmt.Printf("%v (%s, %q)\n", err, state, answer)
+			return
+		}
+		fmt.Println("posted:", text, "left:", d.Left)
+		if err := d.Answered(ctx, []byte("message 7")); err != nil {
+			panic(err)
+		}
+	}
+	call("a", "Dune is reserved.")
+	call("a", "Dune is reserved.")
+	call("a", "Dune is not reserved.")
+	call("b", "Dune is reserved.")
+	// Output:
+	// posted: Dune is reserved. left: 1
+	// grant: invalid: the key was used before (over, "message 7")
+	// grant: invalid: the key was used for another request (other, "")
+	// posted: Dune is reserved. left: 0
+}
+
+// exampleToken is what BookBot has after Zhang San mentioned it in group 42.
+func exampleToken(uses int) (*grant.Engine, string) {
+	ctx := context.Background()
+	e := engine(grant.Trigger{App: "bookbot", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Uses: uses})
+	grants, err := e.Emit(ctx, grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "bookbot", Domain: scope.MustDomain("group:42")})
+	if err != nil {
+		panic(err)
+	}
+	_, token, err := e.Redeem(ctx, "bookbot", grants[0].Code)
+	if err != nil {
+		panic(err)
+	}
+	return e, token.Reveal()
 }

@@ -165,7 +165,7 @@ func (p *probe) batches() [][]store.Op {
 }
 
 // kinds of records that the engine writes.
-var kinds = []string{"event", "grant", "token", "revocation", "consent", "window", "ledger", "push", "poll", "redirect"}
+var kinds = []string{"event", "grant", "token", "revocation", "consent", "window", "once", "ledger", "push", "poll", "redirect"}
 
 // everything in the store.
 func (p *probe) everything(t testing.TB) []store.Record {

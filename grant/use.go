@@ -112,9 +112,10 @@ type Delegation struct {
 	IssuedAt  time.Time
 	NotAfter  time.Time
 	Uses      int // as granted, or Unlimited
-	Left      int // after this use, or Unlimited
+	Left      int // after this use, or Unlimited; 0 while it is not Spent
 	granted   string
 	actions   string
+	pending   *pending // from Prepare
 }
 
 // Granted is all that the token allows.
@@ -187,23 +188,15 @@ func (e *Engine) useOpened(ctx context.Context, s *scratch, want scope.Scope) (*
 
 func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.Scope) (*Delegation, error) {
 	t := &s.token
-	us := now.UnixMicro()
-	if us >= t.notAfter {
-		return nil, fmt.Errorf("%w: at %s", ErrExpired, micros(t.notAfter).Format(time.RFC3339))
-	}
-	action, where := want.Action(), want.Domain()
-	if !covers(t.domain, where.String()) {
-		return nil, fmt.Errorf("%w: granted in %s, asked in %s", scope.ErrWrongDomain, t.domain, where)
-	}
-	if !hasField(t.actions, action) {
-		return nil, fmt.Errorf("%w: granted %s, asked %s", scope.ErrWrongAction, t.actions, action)
+	if err := t.allows(now, want); err != nil {
+		return nil, err
 	}
 	if err := e.permitted(ctx, t, want); err != nil {
 		return nil, err
 	}
-	cost, ok := e.catalog.Cost(action)
-	if !ok {
-		return nil, fmt.Errorf("%w: the catalog has no action %s", scope.ErrWrongAction, action)
+	cost, err := e.cost(want)
+	if err != nil {
+		return nil, err
 	}
 	entry := Entry{At: now, What: "used", Account: t.account, App: t.app, Grant: t.grant, Scope: want.String()}
 	all, here, grant, token, ledger := e.ids(t, s.text[:0], now)
@@ -212,28 +205,62 @@ func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.
 		store.Check(kindRevocation, all, t.versions[0]),
 		store.Check(kindRevocation, here, t.versions[1]),
 		store.Check(kindRevocation, grant, 0),
-		store.Spend(kindToken, token, int64(cost), nil),
+		store.Spend(kindToken, token, cost, nil),
 		entry.put(ledger, appendEntry(s.text[:0], &entry)),
 	}
 	out, err := e.store.Apply(ctx, now, s.ops[:])
-	switch {
-	case err != nil:
+	if err == nil {
+		err = refused(out, want, cost)
+	}
+	if err != nil {
 		return nil, err
-	case out.Applied():
-	case out.Op < 3:
-		return nil, ErrRevoked
-	case out.Reason == store.Exhausted:
-		return nil, fmt.Errorf("%w: %d left, %s costs %d", ErrUsedUp, out.Left, action, cost)
-	case out.Reason == store.Expired:
-		return nil, ErrExpired
-	default: // sealed by us, and not in the store: purged, or a store that forgot
-		return nil, fmt.Errorf("%w: no such token", ErrUnknown)
 	}
 	d := t.delegation(out.Left)
-	d.Domain, d.Scope = where, want
+	d.Domain, d.Scope = want.Domain(), want
 	entry.Left = d.Left
 	e.tell(ctx, &entry)
 	return d, nil
+}
+
+// allows is all that the token itself can tell of a use: whether it is too late, and elsewhere or otherwise than
+// granted.
+func (t *sealedToken) allows(now time.Time, want scope.Scope) error {
+	if now.UnixMicro() >= t.notAfter {
+		return fmt.Errorf("%w: at %s", ErrExpired, micros(t.notAfter).Format(time.RFC3339))
+	}
+	action, where := want.Action(), want.Domain()
+	if !covers(t.domain, where.String()) {
+		return fmt.Errorf("%w: granted in %s, asked in %s", scope.ErrWrongDomain, t.domain, where)
+	}
+	if !hasField(t.actions, action) {
+		return fmt.Errorf("%w: granted %s, asked %s", scope.ErrWrongAction, t.actions, action)
+	}
+	return nil
+}
+
+func (e *engine) cost(want scope.Scope) (int64, error) {
+	cost, ok := e.catalog.Cost(want.Action())
+	if !ok {
+		return 0, fmt.Errorf("%w: the catalog has no action %s", scope.ErrWrongAction, want.Action())
+	}
+	return int64(cost), nil
+}
+
+// refused is the error for what the store says of the operations of a use, the first three of which ask for
+// revocations.
+func refused(out store.Outcome, want scope.Scope, cost int64) error {
+	switch {
+	case out.Applied():
+		return nil
+	case out.Op < 3:
+		return ErrRevoked
+	case out.Reason == store.Exhausted:
+		return fmt.Errorf("%w: %d left, %s costs %d", ErrUsedUp, out.Left, want.Action(), cost)
+	case out.Reason == store.Expired:
+		return ErrExpired
+	}
+	// Sealed by us, and not in the store: purged, or a store that forgot.
+	return fmt.Errorf("%w: no such token", ErrUnknown)
 }
 
 // permitted asks everything that may have changed since the grant was made.
