@@ -45,9 +45,13 @@ func (s session) Apply(ctx context.Context, now time.Time, ops []store.Op) (out 
 		out, err = s.steps(ctx, now, ops)
 	}
 	if err != nil {
-		return store.Outcome{}, s.fail(ctx, err, "apply %d operations in aggregate %q", len(ops), store.Aggregate(ops[0].Record.ID))
+		return store.Outcome{}, s.failApply(ctx, err, ops)
 	}
 	return out, nil
+}
+
+func (s session) failApply(ctx context.Context, err error, ops []store.Op) error {
+	return s.fail(ctx, err, "apply %d operations in aggregate %q", len(ops), store.Aggregate(ops[0].Record.ID))
 }
 
 // row is what of a record decides.
