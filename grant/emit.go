@@ -41,7 +41,6 @@ type emission struct {
 	event Event
 	now   time.Time
 	print [sha256.Size]byte
-	depth int
 	// known is that the record of the event is in the store. Nothing replaces it, so its version is 1.
 	known bool
 }
@@ -55,17 +54,34 @@ func (e *Engine) emit(ctx context.Context, ev Event, found []*trigger) ([]Grant,
 		ev.At = now
 	}
 	ev.At = micros(ev.At.UnixMicro())
+	em := &emission{event: ev, now: now, print: ev.fingerprint()}
+	// Permit is asked for all of them before the first statement: within a transaction, that may hold what Permit wants.
+	asked, faults := make([]*Grant, len(found)), make([]error, len(found))
+	some := false
+	for i, t := range found {
+		g, err := e.ask(ctx, em, t)
+		if err != nil {
+			faults[i] = fmt.Errorf("trigger %s: %w", t.ID, err)
+			continue
+		}
+		asked[i], some = g, true
+	}
+	if !some {
+		return nil, errors.Join(faults...)
+	}
 	depth, err := e.depth(ctx, &ev)
 	if err != nil {
 		return nil, err
 	}
-	em := &emission{event: ev, now: now, print: ev.fingerprint(), depth: depth}
 	var grants []Grant
-	var faults []error
-	for _, t := range found {
-		g, err := e.issue(ctx, em, t)
+	for i, t := range found {
+		if faults[i] != nil {
+			continue
+		}
+		asked[i].depth = depth
+		g, err := e.issue(ctx, em, t, asked[i])
 		if err != nil {
-			faults = append(faults, fmt.Errorf("trigger %s: %w", t.ID, err))
+			faults[i] = fmt.Errorf("trigger %s: %w", t.ID, err)
 			continue
 		}
 		grants = append(grants, *g)
@@ -88,7 +104,8 @@ func (e *Engine) depth(ctx context.Context, ev *Event) (int, error) {
 	return g.depth + 1, nil
 }
 
-func (e *Engine) issue(ctx context.Context, em *emission, t *trigger) (*Grant, error) {
+// ask makes the grant, as far as it goes without the store: with what the account itself may.
+func (e *Engine) ask(ctx context.Context, em *emission, t *trigger) (g *Grant, err error) {
 	ev, now := &em.event, em.now
 	domain := ev.Domain
 	if t.At != "" {
@@ -97,23 +114,27 @@ func (e *Engine) issue(ctx context.Context, em *emission, t *trigger) (*Grant, e
 			return nil, invalid("at: the event's domain %s is in no %s", ev.Domain, t.At)
 		}
 	}
-	at := e.place(ev.Account, t.App, domain)
-	g := &Grant{
+	g = &Grant{
 		ID:      name16(e.keys.aggregate, "grant", string(ev.Operation), ev.ID, ev.Account, t.ID),
 		Account: ev.Account, App: t.App, Trigger: t.ID, Domain: domain, Event: *ev, IssuedAt: now,
-		For: t.For, Uses: t.Uses, Deliver: t.Deliver, redeemWithin: t.RedeemWithin, consent: t.Consent, depth: em.depth,
+		For: t.For, Uses: t.Uses, Deliver: t.Deliver, redeemWithin: t.RedeemWithin, consent: t.Consent,
 	}
-	refused := func(reason string) {
-		e.refuse(ctx, now, refusal{ev.Account, t.App, "", domain.String(), reason})
-	}
-	var err error
 	if g.Actions, err = e.may(ctx, g, t.Allow); err != nil {
 		if errors.Is(err, ErrDenied) {
-			refused("denied")
+			e.refuseIssue(ctx, g, "denied")
 		}
 		return nil, err
 	}
+	return g, nil
+}
 
+func (e *Engine) refuseIssue(ctx context.Context, g *Grant, reason string) {
+	e.refuse(ctx, g.IssuedAt, refusal{g.Account, g.App, "", g.Domain.String(), reason})
+}
+
+func (e *Engine) issue(ctx context.Context, em *emission, t *trigger, g *Grant) (*Grant, error) {
+	ev, now := &em.event, em.now
+	at := e.place(g.Account, g.App, g.Domain)
 	all, here := at.aggregate+"."+hereAll, at.aggregate+"."+at.here
 	cause := at.aggregate + ".e" + name16(e.keys.aggregate, "event", string(ev.Operation), ev.ID)
 	for range 8 { // each turn learns something from the store's answer; three would do without other writers
@@ -139,7 +160,7 @@ func (e *Engine) issue(ctx context.Context, em *emission, t *trigger) (*Grant, e
 				} else if !ok {
 					continue
 				}
-				refused("denied")
+				e.refuseIssue(ctx, g, "denied")
 				return nil, fmt.Errorf("%w: %s has said no to %s here", ErrDenied, g.Account, g.App)
 			}
 			allowed = c.answered
@@ -182,7 +203,7 @@ func (e *Engine) issue(ctx context.Context, em *emission, t *trigger) (*Grant, e
 			}
 		case kindConsent: // answered just now
 		case kindWindow:
-			refused("limited")
+			e.refuseIssue(ctx, g, "limited")
 			return nil, fmt.Errorf("%w: %d grants a minute for one account", ErrLimited, t.PerMinute)
 		default: // the grant, or its place in the outbox, is there
 			if g, err := e.issuedBefore(ctx, r.ID, now); g != nil || err != nil {

@@ -346,6 +346,36 @@ func TestPermit(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []grant.Access{{Account: "zhang-san", App: "bookbot", Scope: write, Grant: g.ID}}, asked)
 	})
+	t.Run("before the first statement of all", func(t *testing.T) {
+		w := newWorld(t, func(c *grant.Config) {
+			another, third := onMention(), onMention()
+			another.ID, another.Chain, third.ID, third.Consent = "another", true, "third", grant.Once
+			c.Triggers[0].Chain = true
+			c.Triggers = append(c.Triggers, another, third)
+		})
+		asked := 0
+		w.setPermit(func(context.Context, grant.Access) error {
+			asked++
+			require.Zero(t, w.store.total(), "something may be locked by now")
+			return nil
+		})
+		got, err := w.Emit(ctx, mention("m1"))
+		require.NoError(t, err)
+		require.Len(t, got, 3)
+		require.Equal(t, 3, asked)
+		w.store.reset()
+		again := mention("m2")
+		again.By = got[0].ID
+		got, err = w.Emit(ctx, again)
+		require.NoError(t, err)
+		require.Len(t, got, 2)
+		w.store.reset()
+		w.setPermit(allow())
+		got, err = w.Emit(ctx, again)
+		require.ErrorIs(t, err, grant.ErrDenied)
+		require.Empty(t, got)
+		require.Zero(t, w.store.total(), "a no needs no store")
+	})
 	t.Run("it does not know", func(t *testing.T) {
 		w := newWorld(t, both)
 		// At issue one of two is enough: half a grant would be for good.
