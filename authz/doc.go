@@ -5,6 +5,7 @@
 //  1. No operation, no token. A delegation token exists only because the account in it did, there, what a [grant.Trigger] predetermined.
 //  2. What travels is a one-time code, never a usable token. The app redeems it with its own secret.
 //  3. A handler behind [Server.Require] runs only after a use was spent, and acts as the delegation says: for that account, through that app, in that domain.
+//     With [SpendInHandler] it spends the use itself, together with its effect, and what it answers before that is no success.
 //  4. The client learns the code, the log the cause. The holder of a real token learns why it failed; a stranger gets one answer, whatever was wrong.
 //  5. A forged token costs no look into the store. A store or a Permit that does not answer lets nothing through.
 //  6. New starts nothing and touches nothing global. Run owns every goroutine.
@@ -44,6 +45,40 @@
 // chi (chi.RouteContext(r.Context()).URLParams) and Echo (c.ParamNames, c.Param) match r.URL.RawPath where there is
 // one, and leave their values encoded then: set url.PathUnescape of the value if r.URL.RawPath is not empty, and the
 // value itself if it is. To decode always would make one group's name into another's.
+//
+// # Exactly once
+//
+// A use is spent before the handler runs: a process that dies in between has spent it for nothing, and a client whose
+// connection breaks does not know. There is a remedy for each, and both together.
+//
+// With [SpendInHandler] the handler spends the use in the transaction of its effect. Both are committed, or neither is.
+//
+// With the request header Idempotency-Key (draft-ietf-httpapi-idempotency-key-header), such as "8e03978e-40d5": a
+// string of 1 to 255 characters, also taken without its quotes. It holds for any method, on every route of Require, and
+// a key is the grant's: another grant may use it for something else. The first request with a key runs; the key is
+// written together with the use, the answer afterwards. Each retry with the same method, URL and body gets that answer,
+// with "Idempotency-Replayed: true": the handler does not run again and no use is spent, so also after the last one.
+// What else may be answered, each with an error_reason:
+//
+//	400 invalid_request   the header is malformed, too long or there twice
+//	409 key_in_flight     the first request is not over. Retry-After is as long as that has taken, 1 to 60 seconds. If
+//	                      its server has died, or the store could not take the answer, this is all that is ever said:
+//	                      whether it was done is not known, and it is never done again with this key
+//	409 answer_not_kept   it was carried out, or broken off by a panic, and its answer is not kept: a body of more than
+//	                      64 KiB, a header of more than 8 KiB, a connection that was taken over, a handler that said
+//	                      nothing because its client had gone
+//	413 invalid_request   the body has more than 1 MiB, which is how much of it is compared
+//	422 key_reused        the same key with another method, URL (the host does not count) or body
+//
+// An answer is kept whatever its status, 5xx included: the use is spent, and half of the work may be done. Only with
+// SpendInHandler a request that has not committed leaves no key behind, and a retry of it runs. A retry must have all
+// that a use must, but for the count: for a token that is expired or revoked, or when rights have changed, it gets that
+// refusal instead of the answer. So keys live as long as their token.
+//
+// The answer is held back until the handler returns, flushes or exceeds 64 KiB, so that who has read it to its end
+// finds it recorded. It lies in the store, in the clear, as a record of kind "once" in the account's aggregate, and may
+// hold what the user sees; it is purged an hour after the token's end. Of the header it has what the handler has set
+// itself, without cookies and trailers.
 //
 // # Two servers
 //

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -44,19 +43,21 @@ func (s *Server) Use(ctx context.Context, c Call) (*Delegation, error) {
 }
 
 // Require guards handlers whose path names the domain: see [Verifier.Require].
-func (s *Server) Require(pattern string) func(http.Handler) http.Handler {
-	return s.verifier.Require(pattern)
+func (s *Server) Require(pattern string, options ...Option) func(http.Handler) http.Handler {
+	return s.verifier.Require(pattern, options...)
 }
 
 // RequireFunc guards handlers whose domain must be looked up: see [Verifier.RequireFunc].
-func (s *Server) RequireFunc(resolve func(*http.Request) (scope.Scope, error)) func(http.Handler) http.Handler {
-	return s.verifier.RequireFunc(resolve)
+func (s *Server) RequireFunc(resolve func(*http.Request) (scope.Scope, error), options ...Option) func(http.Handler) http.Handler {
+	return s.verifier.RequireFunc(resolve, options...)
 }
 
 // Require returns middleware that lets a request pass to the handler only with a delegation token for the scope that
 // the pattern makes of the request's path values, such as "group:{group}/message.write" for the route "POST
 // /groups/{group}/messages". One use, or what the action costs, is spent before the handler runs, and stays spent
-// whatever it does. The handler finds the Delegation with [FromContext] and acts in its Domain.
+// whatever it does. The handler finds the Delegation with [FromContext] and acts in its Domain. With [SpendInHandler]
+// it spends the use itself. A request with an Idempotency-Key is carried out once, however often it is made: see the
+// package comment.
 //
 // What is refused never reaches the handler. The statuses are those of RFC 6750 §3.1: 401 without a token, and for
 // one that is forged, expired, used up or revoked; 403 for a wrong domain or action and for rights that have changed.
@@ -65,7 +66,7 @@ func (s *Server) RequireFunc(resolve func(*http.Request) (scope.Scope, error)) f
 // The path alone must say where: for "/posts/{id}" use RequireFunc. Routers other than http.ServeMux must set the
 // path values (http.Request.SetPathValue). A value that the route does not have is a 500 at the first call, never an
 // empty domain. A malformed pattern panics: it is a mistake in the program, seen at its start.
-func (v *Verifier) Require(pattern string) func(http.Handler) http.Handler {
+func (v *Verifier) Require(pattern string, options ...Option) func(http.Handler) http.Handler {
 	p, err := scope.ParsePattern(pattern)
 	if err == nil && p.Action() == "" {
 		err = fmt.Errorf("%w: no action", scope.ErrSyntax)
@@ -73,7 +74,7 @@ func (v *Verifier) Require(pattern string) func(http.Handler) http.Handler {
 	if err != nil {
 		panic(fmt.Sprintf("authz: Require(%q): %v", pattern, err))
 	}
-	fixed := v.fixedAnswers()
+	fixed, inHandler := v.fixedAnswers(), spendsInHandler(options)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			token, ok := bearer(w, r, fixed)
@@ -96,6 +97,10 @@ func (v *Verifier) Require(pattern string) func(http.Handler) http.Handler {
 				writeError(w, http.StatusNotFound, "invalid_request", "no such resource")
 				return
 			}
+			if inHandler || r.Header[idempotencyKey] != nil {
+				v.exchange(w, r, fixed, token, inHandler, always(want), next)
+				return
+			}
 			d, err := v.Engine.Use(r.Context(), token, want)
 			if err != nil {
 				v.refuse(r.Context(), w, fixed, want, err)
@@ -110,29 +115,34 @@ func (v *Verifier) Require(pattern string) func(http.Handler) http.Handler {
 // "/posts/{id}". It must return the real domain of the real object, never what the request claims. It is asked only
 // about requests with a token that this server made. Its errors: one that wraps [ErrInvalidRequest] is a 400 whose
 // error_description is the error's text, fs.ErrNotExist a 404; any other a 500, and its text goes to the log.
-func (v *Verifier) RequireFunc(resolve func(*http.Request) (scope.Scope, error)) func(http.Handler) http.Handler {
-	fixed := v.fixedAnswers()
+func (v *Verifier) RequireFunc(resolve func(*http.Request) (scope.Scope, error), options ...Option) func(http.Handler) http.Handler {
+	fixed, inHandler := v.fixedAnswers(), spendsInHandler(options)
+	resolved := func(r *http.Request) (scope.Scope, error) {
+		want, err := resolve(r)
+		if err == nil && want.IsZero() {
+			err = errors.New("RequireFunc: neither a scope nor an error")
+		}
+		return want, err
+	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			token, ok := bearer(w, r, fixed)
 			if !ok {
 				return
 			}
+			if inHandler || r.Header[idempotencyKey] != nil {
+				v.exchange(w, r, fixed, token, inHandler, resolved, next)
+				return
+			}
 			var want scope.Scope
 			var unresolved error
 			d, err := v.Engine.UseFunc(r.Context(), token, func() (scope.Scope, error) {
-				if want, unresolved = resolve(r); unresolved == nil && want.IsZero() {
-					unresolved = errors.New("RequireFunc: neither a scope nor an error")
-				}
+				want, unresolved = resolved(r)
 				return want, unresolved
 			})
 			switch {
-			case errors.Is(unresolved, ErrInvalidRequest):
-				writeError(w, http.StatusBadRequest, "invalid_request", told(unresolved))
-			case errors.Is(unresolved, fs.ErrNotExist):
-				writeError(w, http.StatusNotFound, "invalid_request", "no such resource")
 			case unresolved != nil:
-				v.fail(r.Context(), w, http.StatusInternalServerError, "server_error", unresolved)
+				v.unresolved(r.Context(), w, unresolved)
 			case err != nil:
 				v.refuse(r.Context(), w, fixed, want, err)
 			default:
@@ -140,6 +150,11 @@ func (v *Verifier) RequireFunc(resolve func(*http.Request) (scope.Scope, error))
 			}
 		})
 	}
+}
+
+// always resolves to what the path has told.
+func always(want scope.Scope) func(*http.Request) (scope.Scope, error) {
+	return func(*http.Request) (scope.Scope, error) { return want, nil }
 }
 
 // told is what stands behind the sentinel in a resolver's error.
