@@ -1,7 +1,8 @@
 -- One Apply: look at everything, then write everything. Nothing after the first write can refuse or fail.
 --
 -- KEYS: the record of each operation; then, for each kind that may change an index, its five indexes.
--- ARGV: now, the number of operations, and for each of them its verb and what that verb needs.
+-- ARGV: now, the number of operations, and for each of them its verb and what that verb needs; if something that is put
+-- is due, a channel and the apps that it is for.
 -- Numbers come as decimals of a fixed width, because Lua's own are doubles: see record.go.
 local function less(a, b)
 	local x, y = tonumber(a:sub(1, 10)), tonumber(b:sub(1, 10))
@@ -122,4 +123,6 @@ for i = 1, count do
 		end
 	end
 end
+-- Who may write but not publish has written all the same.
+for i = at + 1, #ARGV do redis.pcall('PUBLISH', ARGV[at], ARGV[i]) end
 return '0 0 0 ' .. (answer or 0)

@@ -44,6 +44,10 @@
 //	behest:{3f}:e:token         app, Due and ID, sorted by bytes
 //	behest:{3f}:x:token         ID by NotAfter
 //
+// An Apply that puts what is due (a delivery, not a use) also publishes its App on the channel behest:due, within the
+// same command, for [Store.Watch]. It is a channel of the whole cluster. Where there are ACLs, grant &behest:due; who
+// may not publish writes all the same, and nobody is told.
+//
 // Use:
 //
 //	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379", ContextTimeoutEnabled: true})

@@ -41,6 +41,22 @@ func ExampleOpen_cluster() {
 	fmt.Println(s != nil, err)
 }
 
+// A node hears of what another has put that is due. Package authz does this by itself for a Store that it is given.
+// (Compiled and not run.)
+func ExampleStore_Watch() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
+	defer client.Close()
+	s, err := redisstore.Open(ctx, client, redisstore.Options{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = s.Watch(ctx, func(app string) { fmt.Printf("look for what is due for %q\n", app) })
+	fmt.Println(err) // why it does not listen any more
+}
+
 // A server that is away is an error that says which store and what; nothing is assumed in its place.
 func ExampleOpen() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, ContextTimeoutEnabled: true})

@@ -415,5 +415,6 @@ func (s *Store) applyCall(now time.Time, ops []store.Op) (*call, error) {
 			return nil, err
 		}
 	}
+	c.args = s.announce(c.args, clamp(now), ops)
 	return c, nil
 }
