@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -50,7 +51,8 @@ type shard struct {
 	mu         sync.Mutex
 	aggregates map[string]aggregate
 	tables     map[string]*table
-	_          [104]byte // two cache lines each, so that cores do not share them
+	watched    map[string]*atomic.Uint64 // see Watch
+	_          [96]byte                  // two cache lines each, so that cores do not share them
 }
 
 // An aggregate is its runs, a handful: one per kind, two if the bare aggregate is an ID as well. It goes when its
@@ -322,6 +324,7 @@ func (m *Memory) Apply(ctx context.Context, now time.Time, ops []Op) (Outcome, e
 			}
 		}
 	}
+	s.moved(name)
 	return out, nil
 }
 
