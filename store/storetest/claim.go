@@ -179,6 +179,88 @@ var claimRules = []rule{
 			n.Errorf("%d records were claimed, want %d", len(got), total)
 		}
 	}},
+	{"claim-relay", "8 workers, lease after lease: each lease of a record is one worker's, who comes back too late writes nothing, and what is done is done once", func(n *nodes) {
+		const total, rounds = 90, 4
+		var all []store.Record
+		for i := range total {
+			all = append(all, store.Record{Kind: "t", ID: fmt.Sprintf("a%d.%02d", i%13, i), App: fmt.Sprint("app", i%3), Due: start})
+		}
+		n.fill(all...)
+		var mu sync.Mutex
+		var late []store.Record // held by workers whose lease is over
+		done := make(map[string]int)
+		for round := range rounds {
+			now := start.Add(time.Duration(round) * time.Minute)
+			stale := slices.Clone(late)
+			got := make(map[string]int)
+			n.race(8, func(i int, s store.Store) {
+				q := store.Query{Kind: "t", DueBy: now, Limit: 5}
+				switch i % 4 {
+				case 1:
+					q.App = "app1"
+				case 2:
+					q.NotApps = []string{"app1", "app2"}
+				case 3: // also comes back with what it held in the round before
+					for j, r := range stale {
+						if j%2 == i/4 {
+							r.Due = time.Time{}
+							if out, err := s.Apply(background, now, []store.Op{store.Put(r)}); err != nil || out.Applied() && r.Version < uint64(round)+1 {
+								n.Errorf("%q of an old lease: %+v, %v", r.ID, out, err)
+							} else if out.Applied() { // nobody had claimed it again yet
+								mu.Lock()
+								done[r.ID]++
+								mu.Unlock()
+							}
+						}
+					}
+				}
+				for range total {
+					some, err := s.Claim(background, q, now.Add(time.Minute))
+					if err != nil {
+						n.Errorf("Claim: %v", err)
+					}
+					if len(some) == 0 {
+						return
+					}
+					for j, r := range some {
+						mu.Lock()
+						got[r.ID]++
+						mu.Unlock()
+						if r.Version != uint64(round)+2 {
+							n.Errorf("%q was claimed at version %d in round %d, want %d", r.ID, r.Version, round, round+2)
+						}
+						if (i+j)%3 != 0 && round < rounds-1 { // this worker dies
+							mu.Lock()
+							late = append(late, r)
+							mu.Unlock()
+							continue
+						}
+						r.Due = time.Time{}
+						if out, err := s.Apply(background, now, []store.Op{store.Put(r)}); err != nil || !out.Applied() {
+							n.Errorf("%q within its lease: %+v, %v", r.ID, out, err)
+							continue
+						}
+						mu.Lock()
+						done[r.ID]++
+						mu.Unlock()
+					}
+				}
+			})
+			for id, times := range got {
+				if times != 1 {
+					n.Errorf("%q was claimed %d times in round %d", id, times, round)
+				}
+			}
+			for _, r := range n.list(store.Query{Kind: "t", DueBy: now, Limit: store.MaxPage}) {
+				n.Errorf("%q was due in round %d and nobody got it", r.ID, round)
+			}
+		}
+		for _, r := range all {
+			if done[r.ID] != 1 {
+				n.Errorf("%q was done %d times", r.ID, done[r.ID])
+			}
+		}
+	}},
 	{"claim-write-race", "a claim and a write at the same time: one of them sees the other, and nothing that is due gets lost", func(n *nodes) {
 		const total = 40
 		for i := range total {

@@ -172,12 +172,16 @@ var listRules = []rule{
 			}
 		}
 	}},
-	{"list-pages-race", "page after page while others write: what is there all the while comes exactly once, in order", func(n *nodes) {
-		want := n.crowd("t", 1500)
+	{"list-many", "10,000 records, page after page while others write: what is there all the while comes exactly once, in order, both ways and by any filter", func(n *nodes) {
+		want := n.crowd("t", 10_000)
+		queries := []store.Query{
+			{Limit: store.MaxPage}, {Limit: store.MaxPage, Reverse: true}, {Owner: "owner1", Limit: 500}, {App: "app3", Limit: 60, Reverse: true},
+			{Prefix: "a1", Limit: 700, Reverse: true}, {Prefix: "a17.", Limit: 40}, {Owner: "owner2", App: "app7", Limit: 50, Reverse: true}, {NotApps: []string{"app1", "app2"}, Limit: 900},
+		}
 		var readers atomic.Int64
-		readers.Store(4)
-		n.race(6, func(i int, s store.Store) {
-			if i >= 4 {
+		readers.Store(int64(len(queries)))
+		n.race(len(queries)+2, func(i int, s store.Store) {
+			if i >= len(queries) {
 				// Write before, between and behind what is being read, and rewrite that itself. Bounded, so that
 				// readers get to the end of it.
 				for j := 0; j < 400 && readers.Load() > 0; j++ {
@@ -196,19 +200,24 @@ var listRules = []rule{
 				return
 			}
 			defer readers.Add(-1)
-			reverse := i/2 == 1
+			q := queries[i]
+			q.Kind = "t"
 			seen := make(map[string]int)
-			got := n.pages(s, store.Query{Kind: "t", Limit: 60, Reverse: reverse})
+			got := n.pages(s, q)
 			for j, r := range got {
 				seen[r.ID]++
-				if j > 0 && (r.ID < got[j-1].ID) != reverse {
-					n.Errorf("%q comes after %q", r.ID, got[j-1].ID)
+				if j > 0 && (r.ID < got[j-1].ID) != q.Reverse {
+					n.Errorf("%+v: %q comes after %q", q, r.ID, got[j-1].ID)
 					return
 				}
 			}
 			for _, r := range want {
-				if seen[r.ID] != 1 {
-					n.Errorf("%q came %d times", r.ID, seen[r.ID])
+				times := 0
+				if strings.HasPrefix(r.ID, q.Prefix) && (q.App == "" || r.App == q.App) && (q.Owner == "" || r.Owner == q.Owner) && !slices.Contains(q.NotApps, r.App) {
+					times = 1
+				}
+				if seen[r.ID] != times {
+					n.Errorf("%+v: %q came %d times, want %d", q, r.ID, seen[r.ID], times)
 					return
 				}
 			}
@@ -235,7 +244,8 @@ func (n *nodes) crowd(kind string, k int) []store.Record {
 
 // pages lists page after page, and stops at what no honest store needs.
 func (n *nodes) pages(s store.Store, q store.Query) (all []store.Record) {
-	for range 5000/q.Limit + 2 {
+	for range 12_000/q.Limit + 1000 { // a page may be of one record, if others write just behind what was read
+
 		page, err := s.List(background, q)
 		if err != nil {
 			n.Errorf("List: %v", err)
@@ -248,8 +258,11 @@ func (n *nodes) pages(s store.Store, q store.Query) (all []store.Record) {
 		if len(page) == 0 {
 			return all
 		}
+		if len(all) > 20_000 {
+			break
+		}
 		q.After = page[len(page)-1].ID
 	}
-	n.Errorf("there is no end of pages")
+	n.Errorf("there is no end of pages of %+v after %d records", q, len(all))
 	return all
 }

@@ -21,12 +21,100 @@ import (
 type plain struct {
 	mu      sync.Mutex
 	records map[key]*store.Record
+	answers map[string]store.Outcome // for faults
+	places  map[string]int
 	fault   string
 }
 
 type key struct{ kind, id string }
 
-func newPlain(fault string) *plain { return &plain{records: make(map[key]*store.Record), fault: fault} }
+func newPlain(fault string) *plain {
+	return &plain{records: make(map[key]*store.Record), answers: make(map[string]store.Outcome), places: make(map[string]int), fault: fault}
+}
+
+// nodes are two handles; they matter to faults that lie in what a node does by itself.
+func (p *plain) nodes() (a, b store.Store) {
+	switch {
+	case p.has("a node remembers what it has read"):
+		return &forgetful{plain: p, read: make(map[key][]store.Record)}, &forgetful{plain: p, read: make(map[key][]store.Record)}
+	case p.has("a node writes later"):
+		return &behind{plain: p}, &behind{plain: p}
+	}
+	return p, p
+}
+
+// forgetful reads a record once, and again only when it has written itself.
+type forgetful struct {
+	*plain
+	mu   sync.Mutex
+	read map[key][]store.Record
+}
+
+func (f *forgetful) Get(ctx context.Context, kind string, ids ...string) (got []store.Record, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(ids) != 1 {
+		return f.plain.Get(ctx, kind, ids...)
+	}
+	what := key{kind, ids[0]}
+	if got, ok := f.read[what]; ok {
+		return got, nil
+	}
+	if got, err = f.plain.Get(ctx, kind, ids...); err == nil {
+		f.read[what] = got
+	}
+	return got, err
+}
+
+func (f *forgetful) Apply(ctx context.Context, now time.Time, ops []store.Op) (store.Outcome, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range ops {
+		if ops[i].Verb != store.VerbCheck {
+			delete(f.read, key{ops[i].Record.Kind, ops[i].Record.ID})
+		}
+	}
+	return f.plain.Apply(ctx, now, ops)
+}
+
+// behind acknowledges a Put before it is done, and does it with its next call.
+type behind struct {
+	*plain
+	mu     sync.Mutex
+	queued []store.Op
+}
+
+func (f *behind) flush() {
+	if f.queued != nil {
+		_, _ = f.plain.Apply(background, start, f.queued)
+		f.queued = nil
+	}
+}
+
+func (f *behind) Get(ctx context.Context, kind string, ids ...string) ([]store.Record, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flush()
+	return f.plain.Get(ctx, kind, ids...)
+}
+
+func (f *behind) List(ctx context.Context, q store.Query) ([]store.Record, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flush()
+	return f.plain.List(ctx, q)
+}
+
+func (f *behind) Apply(ctx context.Context, now time.Time, ops []store.Op) (store.Outcome, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flush()
+	if op := ops[0]; len(ops) == 1 && op.Verb == store.VerbPut {
+		f.queued = []store.Op{op}
+		return store.Outcome{}, nil
+	}
+	return f.plain.Apply(ctx, now, ops)
+}
 
 // has reports whether the fault is this one.
 func (p *plain) has(fault string) bool { return p.fault == fault }
@@ -52,6 +140,14 @@ func (p *plain) key(kind, id string) key {
 		id = strings.ToLower(id)
 	case p.has("IDs must be UTF-8"):
 		id = strings.ToValidUTF8(id, "?")
+	case p.has("a brace in an ID is a hash tag"):
+		if _, rest, ok := strings.Cut(id, "{"); ok {
+			if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
+				id = tag
+			}
+		}
+	case p.has("a quote ends an ID"):
+		id, _, _ = strings.Cut(id, "'")
 	}
 	return key{kind, id}
 }
@@ -78,6 +174,10 @@ func (p *plain) in(r store.Record) *store.Record {
 			return t.Truncate(time.Millisecond).UTC()
 		case p.has("times in the caller's zone"):
 			return t
+		case p.has("times begin in 1583"):
+			if t.Year() < 1583 {
+				return time.Date(1583, 1, 1, 0, 0, 0, 0, time.UTC)
+			}
 		case p.has("times as 64-bit nanoseconds"):
 			return time.Unix(0, t.UnixNano()).UTC()
 		}
@@ -100,9 +200,16 @@ func (p *plain) Get(ctx context.Context, kind string, ids ...string) (got []stor
 		if r := p.records[p.key(kind, id)]; r != nil {
 			got = append(got, p.out(r))
 		}
+		if p.has("what a Get returned is one piece") && len(got) > 1 {
+			one := append(slices.Clip(got[len(got)-2].Data), got[len(got)-1].Data...)
+			got[len(got)-2].Data, got[len(got)-1].Data = one[:len(got[len(got)-2].Data)], one[len(got[len(got)-2].Data):]
+		}
 		if p.has("a Get is several reads") {
 			p.gap()
 		}
+	}
+	if p.has("Get sorts what it is given") {
+		slices.Sort(ids)
 	}
 	if p.has("Get sorts") {
 		slices.SortFunc(got, func(a, b store.Record) int { return strings.Compare(a.ID, b.ID) })
@@ -117,11 +224,23 @@ func (p *plain) Apply(ctx context.Context, now time.Time, ops []store.Op) (out s
 	if err := store.Validate(ops); err != nil && !p.has("calls are not validated") {
 		return out, err
 	}
-	if p.has("now is the clock's") {
+	switch {
+	case p.has("now is the clock's"):
 		now = time.Now()
+	case p.has("now is rounded"):
+		now = now.Round(time.Microsecond)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if said := fmt.Sprintf("%+v", ops); p.has("a repeated call is answered as before") {
+		if out, ok := p.answers[said]; ok {
+			return out, nil
+		}
+		defer func() { p.answers[said] = out }()
+	}
+	if p.has("operations are put in order") {
+		slices.SortFunc(ops, func(a, b store.Op) int { return strings.Compare(a.Record.ID, b.Record.ID) })
+	}
 	before := maps.Clone(p.records)
 	for k, r := range before {
 		if store.Aggregate(r.ID) == store.Aggregate(ops[0].Record.ID) {
@@ -138,6 +257,9 @@ func (p *plain) Apply(ctx context.Context, now time.Time, ops []store.Op) (out s
 			if p.has("the last operation is blamed") {
 				out.Op = len(ops) - 1
 			}
+			if p.has("refused operations are undone later") {
+				p.gap()
+			}
 			if !p.has("refused operations stay") {
 				p.records = before
 			}
@@ -152,6 +274,17 @@ func (p *plain) Apply(ctx context.Context, now time.Time, ops []store.Op) (out s
 		if p.has("an Apply is several writes") {
 			p.gap()
 		}
+	}
+	if p.has("a lost answer undoes what others did") && ctx.Err() != nil {
+		p.gap()
+		p.records = before
+		return store.Outcome{}, ctx.Err()
+	}
+	if p.has("a call that is given up is done once more") && ctx.Err() != nil {
+		for i := range ops {
+			p.one(&ops[i], now)
+		}
+		return store.Outcome{}, ctx.Err()
 	}
 	if p.has("an answer may be lost half-way") && ctx.Err() != nil {
 		delete(p.records, p.key(ops[0].Record.Kind, ops[0].Record.ID))
@@ -249,8 +382,18 @@ func (p *plain) sel(q store.Query) (got []*store.Record) {
 		if p.has("a Prefix is a pattern") && q.Prefix != "" {
 			prefix, _ = path.Match(q.Prefix+"*", r.ID)
 		}
-		if k.kind == q.Kind && prefix && (q.Owner == "" || r.Owner == q.Owner) && (q.App == "" || r.App == q.App) &&
-			!slices.Contains(q.NotApps, r.App) && (q.DueBy.IsZero() || !r.Due.IsZero() && !r.Due.After(q.DueBy)) {
+		owner, app, not := q.Owner == "" || r.Owner == q.Owner, q.App == "" || r.App == q.App, slices.Contains(q.NotApps, r.App)
+		switch {
+		case p.has("an App is a pattern") && q.App != "":
+			app, _ = path.Match(q.App, r.App)
+		case p.has("an Owner ends at a zero byte"):
+			a, _, _ := strings.Cut(q.Owner, "\x00")
+			b, _, _ := strings.Cut(r.Owner, "\x00")
+			owner = a == "" || a == b
+		case p.has("NotApps is a list with commas"):
+			not = slices.Contains(strings.Split(strings.Join(q.NotApps, ","), ","), r.App) && len(q.NotApps) > 0
+		}
+		if k.kind == q.Kind && prefix && owner && app && !not && (q.DueBy.IsZero() || !r.Due.IsZero() && !r.Due.After(q.DueBy)) {
 			got = append(got, r)
 		}
 	}
@@ -265,6 +408,9 @@ func (p *plain) sel(q store.Query) (got []*store.Record) {
 	})
 	if q.Reverse {
 		slices.Reverse(got)
+	}
+	if p.has("a query sees 5000 records") {
+		got = got[:min(len(got), 5000)]
 	}
 	return got
 }
@@ -289,10 +435,17 @@ func (p *plain) List(ctx context.Context, q store.Query) (out []store.Record, er
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, r := range p.sel(q) {
+	all := p.sel(q)
+	place, placed := p.places[q.After]
+	placed = placed && p.has("After is a place")
+	for i, r := range all {
 		c := strings.Compare(r.ID, q.After)
 		switch {
 		case q.After == "":
+		case placed:
+			if i < place {
+				continue
+			}
 		case q.Reverse && p.has("After does not reverse"):
 		case p.has("After is on the page again") && c == 0:
 		case !q.Reverse && c <= 0, q.Reverse && c >= 0:
@@ -301,7 +454,18 @@ func (p *plain) List(ctx context.Context, q store.Query) (out []store.Record, er
 		if len(out) == limit {
 			break
 		}
+		p.places[r.ID] = i + 1
 		out = append(out, p.out(r))
+	}
+	if p.has("Data of a page is one piece") {
+		var page []byte
+		for i := range out {
+			page = append(page, out[i].Data...)
+		}
+		for i := range out {
+			k := len(out[i].Data)
+			out[i].Data, page = page[:k], page[k:]
+		}
 	}
 	if p.has("List is unsorted") {
 		for i := range out {
@@ -329,13 +493,16 @@ func (p *plain) Claim(ctx context.Context, q store.Query, until time.Time) (out 
 	if p.has("Claim ignores NotApps") {
 		q.NotApps = nil
 	}
+	if p.has("Claim sorts NotApps") {
+		slices.Sort(q.NotApps)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	due := p.sel(q)
 	if !p.has("Claim goes by ID") {
 		slices.SortStableFunc(due, func(a, b *store.Record) int { return a.Due.Compare(b.Due) })
 	}
-	if p.has("two workers may claim at once") {
+	if p.has("two workers may claim at once") || p.has("two workers may claim what was leased") && len(due) > 0 && due[0].Version > 1 {
 		p.gap()
 	}
 	for _, r := range due[:min(len(due), limit)] {

@@ -2,9 +2,11 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/behest-go/behest/store"
 )
@@ -184,6 +186,201 @@ var raceRules = []rule{
 			}
 		}
 	}},
+	{"lost-answer-told", "who repeats a call whose answer got lost is told so: a version is written, deleted or claimed once", func(n *nodes) {
+		r := store.Record{Kind: "t", ID: "a.1", Left: 2, Data: []byte("first")}
+		key := store.Put(store.Record{Kind: "key", ID: "a.k1"})
+		for _, step := range []struct {
+			ops   []store.Op
+			again store.Outcome
+		}{
+			{[]store.Op{store.Put(r)}, store.Outcome{Reason: store.Conflict, Version: 1, Left: 2}},
+			{[]store.Op{store.Put(store.Record{Kind: "t", ID: "a.1", Version: 1, Data: []byte("second")})}, store.Outcome{Reason: store.Conflict, Version: 2, Left: 2}},
+			{[]store.Op{store.Spend("t", "a.1", 1, nil), key}, store.Outcome{Reason: store.Conflict, Op: 1, Version: 1}},
+			{[]store.Op{store.Check("t", "a.1", 2), store.Delete("key", "a.k1", 1)}, store.Outcome{Reason: store.Conflict, Op: 1}},
+			{[]store.Op{store.Spend("t", "a.1", 1, nil)}, store.Outcome{Reason: store.Exhausted, Version: 2}},
+			{[]store.Op{store.Spend("w", "a.2", 2, &store.Record{Left: 3})}, store.Outcome{Reason: store.Exhausted, Version: 1, Left: 1}},
+			{[]store.Op{store.Delete("t", "a.1", 2)}, store.Outcome{Reason: store.Conflict}},
+		} {
+			if _, err := (deaf{n.a}).Apply(background, start, step.ops); !errors.Is(err, errLost) {
+				n.Fatalf("Apply: %v", err)
+			}
+			for i := range 4 { // where it was asked first, and elsewhere
+				out, err := n.either(i).Apply(background, start, step.ops)
+				if err != nil {
+					n.Fatalf("Apply: %v", err)
+				}
+				n.answers(out, step.again)
+			}
+		}
+		n.lacks("t", "a.1")
+		n.lacks("key", "a.k1")
+		n.holds(store.Record{Kind: "w", ID: "a.2", Version: 1, Left: 1})
+
+		// A claim whose answer got lost holds until its lease is over, and then somebody gets the record.
+		n.done(store.Put(store.Record{Kind: "t", ID: "b.1", Due: start, NotAfter: start}), store.Put(store.Record{Kind: "t", ID: "b.2", NotAfter: start}))
+		until := start.Add(time.Minute)
+		q := store.Query{Kind: "t", DueBy: start}
+		if _, err := (deaf{n.b}).Claim(background, q, until); !errors.Is(err, errLost) {
+			n.Fatalf("Claim: %v", err)
+		}
+		n.sameIDs("Claim again", n.claim(q, until))
+		q.DueBy = until
+		n.sameIDs("Claim when the lease is over", n.claim(q, until.Add(time.Minute)), "b.1")
+		n.holds(store.Record{Kind: "t", ID: "b.1", Version: 3, Due: until.Add(time.Minute), NotAfter: start})
+		if _, err := (deaf{n.b}).Purge(background, "t", until, 1); !errors.Is(err, errLost) {
+			n.Fatalf("Purge: %v", err)
+		}
+		if got := n.purge("t", until, 10); got != 1 {
+			n.Errorf("Purge again removed %d, want the one that is left", got)
+		}
+	}},
+	{"lost-answer-once", "a Spend beside a Put of version 0 is spent once, however often it is repeated because its caller gave up, and by whom", func(n *nodes) {
+		const keys = 12
+		var acknowledged sync.Map // key to who was told that it is theirs
+		n.done(store.Put(store.Record{Kind: "t", ID: "a.1", Left: 1000}), store.Put(store.Record{Kind: "count", ID: "a.2"}))
+		n.race(8, func(i int, s store.Store) {
+			for j := range keys { // every key is wanted by all
+				for try := 0; ; try++ {
+					ctx, cancel := context.Context(background), func() {}
+					switch {
+					case try >= 3:
+					case (i+j)%2 == 0:
+						ctx = &fuse{Context: background, looks: int64(try + j%3), over: make(chan struct{})}
+					default:
+						ctx, cancel = context.WithCancel(background)
+						go cancel()
+					}
+					out, err := s.Apply(ctx, start, []store.Op{
+						store.Spend("t", "a.1", 3, nil), store.Put(store.Record{Kind: "count", ID: "a.2", Version: store.AnyVersion}),
+						store.Put(store.Record{Kind: "key", ID: fmt.Sprintf("a.k%d", j), Owner: fmt.Sprint("by", i)}),
+					})
+					cancel()
+					if err == nil {
+						by := fmt.Sprint("by", i)
+						if !out.Applied() && (out.Reason != store.Conflict || out.Op != 2 || out.Version != 1) {
+							n.Errorf("a repeat is told %+v", out)
+						}
+						if out.Applied() {
+							if other, taken := acknowledged.LoadOrStore(fmt.Sprint("a.k", j), by); taken {
+								n.Errorf("a.k%d was acknowledged to %v and to %s", j, other, by)
+							}
+						}
+						break
+					}
+					if try >= 3 {
+						n.Errorf("Apply: %v", err)
+						return
+					}
+				}
+			}
+		})
+		n.holds(store.Record{Kind: "t", ID: "a.1", Version: 1, Left: 1000 - 3*keys})
+		n.holds(store.Record{Kind: "count", ID: "a.2", Version: 1 + keys})
+		got := n.list(store.Query{Kind: "key"})
+		if len(got) != keys {
+			n.Errorf("%d keys are there, want %d", len(got), keys)
+		}
+		for _, r := range got {
+			if by, ok := acknowledged.Load(r.ID); ok && by != r.Owner {
+				n.Errorf("%s was acknowledged to %v and is there %s", r.ID, by, r.Owner)
+			}
+		}
+	}},
+	{"two-nodes", "what one node has done the other sees at once, whichever of them looked before", func(n *nodes) {
+		r := store.Record{Kind: "t", ID: "a.1", Left: 20, App: "x"}
+		var left int64
+		for i := range 12 {
+			at, other := n.either(i), n.either(i+1)
+			see := func(what string, there bool) {
+				n.Helper()
+				for name, s := range map[string]store.Store{"the node that did it": at, "the other": other} {
+					got, err := s.Get(background, "t", "a.1")
+					if err != nil || len(got) == 1 != there || there && (got[0].Version != r.Version || got[0].Left != left || got[0].App != r.App || !got[0].Due.Equal(r.Due)) {
+						n.Errorf("after %s, %s has %+v, %v, want version %d and %d left", what, name, got, err, r.Version, left)
+					}
+					if listed, err := s.List(background, store.Query{Kind: "t", App: r.App}); err != nil || len(listed) == 1 != there {
+						n.Errorf("after %s, %s lists %+v, %v", what, name, listed, err)
+					}
+					// With a Put beside it, so that it is a write.
+					out, err := s.Apply(background, start, []store.Op{store.Check("t", "a.1", r.Version), store.Put(store.Record{Kind: "l", ID: "a.1", Version: store.AnyVersion})})
+					if err != nil || !out.Applied() {
+						n.Errorf("after %s, %s says %+v, %v to a Check", what, name, out, err)
+					}
+				}
+			}
+			write := func(what string, op store.Op) {
+				n.Helper()
+				if out, err := at.Apply(background, start, []store.Op{op}); err != nil || !out.Applied() {
+					n.Fatalf("%s: %+v, %v", what, out, err)
+				}
+			}
+			r.Version, r.App, r.Due = 0, "x", start
+			left = 20
+			see("nothing", false)
+			write("a Put", store.Put(r))
+			r.Version = 1
+			see("a Put", true)
+			write("a Spend", store.Spend("t", "a.1", 3, nil))
+			left -= 3
+			see("a Spend", true)
+			r.App = "y"
+			write("a second Put", store.Put(r))
+			r.Version = 2
+			see("a second Put", true)
+			r.Due = start.Add(time.Minute)
+			if got, err := at.Claim(background, store.Query{Kind: "t", DueBy: start}, r.Due); err != nil || len(got) != 1 {
+				n.Errorf("Claim: %v, %v", got, err)
+			}
+			r.Version = 3
+			see("a Claim", true)
+			write("a Delete", store.Delete("t", "a.1", 3))
+			r.Version = 0
+			see("a Delete", false)
+		}
+	}},
+	{"half-batch", "of a full Apply whose last operation refuses nobody sees anything, also while it runs", func(n *nodes) {
+		n.done(store.Put(store.Record{Kind: "t", ID: "a.1", Left: 100}), store.Put(store.Record{Kind: "t", ID: "a.2", Data: []byte("old")}), store.Put(store.Record{Kind: "t", ID: "a.3"}))
+		ops := []store.Op{
+			store.Put(store.Record{Kind: "t", ID: "a.new"}), store.Spend("t", "a.1", 1, nil), store.Put(store.Record{Kind: "t", ID: "a.2", Version: 1, Data: []byte("new")}),
+			store.Delete("t", "a.3", 1), store.Spend("w", "a.1", 1, &store.Record{Left: 5}),
+		}
+		for i := len(ops); i < store.MaxBatch-1; i++ {
+			ops = append(ops, store.Put(store.Record{Kind: "many", ID: fmt.Sprintf("a.%02d", i)}))
+		}
+		ops = append(ops, store.Spend("t", "a.none", 1, nil))
+		var writers atomic.Int64
+		writers.Store(2)
+		n.race(6, func(i int, s store.Store) {
+			if i < 2 {
+				defer writers.Add(-1)
+				for range 30 {
+					out, err := s.Apply(background, start, ops)
+					if want := (store.Outcome{Reason: store.Missing, Op: store.MaxBatch - 1}); err != nil || out != want {
+						n.Errorf("Apply: %+v, %v, want %+v", out, err, want)
+						return
+					}
+				}
+				return
+			}
+			for writers.Load() > 0 {
+				got, err := s.Get(background, "t", "a.new", "a.1", "a.2", "a.3")
+				if err != nil {
+					n.Errorf("Get: %v", err)
+					return
+				}
+				if len(got) != 3 || got[0].ID != "a.1" || got[0].Left != 100 || got[1].Version != 1 || string(got[1].Data) != "old" || got[2].Version != 1 {
+					n.Errorf("saw %+v of what was refused", got)
+					return
+				}
+				if many, err := s.List(background, store.Query{Kind: "many"}); err != nil || len(many) != 0 {
+					n.Errorf("List: %d records of what was refused, %v", len(many), err)
+					return
+				}
+			}
+		})
+		n.sameIDs("in the end", n.list(store.Query{Kind: "t"}), "a.1", "a.2", "a.3")
+		n.sameIDs("in the end", n.list(store.Query{Kind: "w"}))
+	}},
 	{"aggregates-race", "aggregates do not get into each other's way", func(n *nodes) {
 		n.race(32, func(i int, s store.Store) {
 			id := fmt.Sprintf("a%d.1", i)
@@ -227,6 +424,32 @@ func (f *fuse) Err() error {
 		return context.Canceled
 	}
 	return nil
+}
+
+// deaf is a store whose answers get lost on their way: all is done, and nobody hears of it.
+type deaf struct{ store.Store }
+
+var errLost = errors.New("the answer was lost")
+
+func (d deaf) Apply(ctx context.Context, now time.Time, ops []store.Op) (store.Outcome, error) {
+	if _, err := d.Store.Apply(ctx, now, ops); err != nil {
+		return store.Outcome{}, err
+	}
+	return store.Outcome{}, errLost
+}
+
+func (d deaf) Claim(ctx context.Context, q store.Query, until time.Time) ([]store.Record, error) {
+	if _, err := d.Store.Claim(ctx, q, until); err != nil {
+		return nil, err
+	}
+	return nil, errLost
+}
+
+func (d deaf) Purge(ctx context.Context, kind string, before time.Time, n int) (int, error) {
+	if _, err := d.Store.Purge(ctx, kind, before, n); err != nil {
+		return 0, err
+	}
+	return 0, errLost
 }
 
 // tally lets k goroutines apply at once, and requires that exactly want succeed and the others refuse for the reason.

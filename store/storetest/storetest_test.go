@@ -14,39 +14,52 @@ import (
 )
 
 func TestPlain(t *testing.T) {
-	Run(t, func(*testing.T) (a, b store.Store) {
-		p := newPlain("")
-		return p, p
-	})
+	Run(t, func(*testing.T) (a, b store.Store) { return newPlain("").nodes() })
 }
 
 // faults are what somebody's store may do wrong, and the rule that must notice.
 var faults = []struct{ fault, rule string }{
+	{"a brace in an ID is a hash tag", "id-special"},
+	{"a call that is given up is done once more", "lost-answer-once"},
 	{"a Get is several reads", "half-read"},
+	{"a lost answer undoes what others did", "lost-answer-once"},
+	{"a node remembers what it has read", "two-nodes"},
+	{"a node writes later", "two-nodes"},
 	{"a Put keeps what is empty", "put-replaces"},
 	{"a Put sets Left", "put-replaces"},
 	{"a Spend adds to Version", "spend"},
 	{"a Spend is read, then written", "spend-race"},
 	{"a Spend takes what there is", "spend-exhausted"},
 	{"a Prefix is a pattern", "list-prefix"},
+	{"a query sees 5000 records", "list-many"},
+	{"a quote ends an ID", "id-special"},
 	{"a claim at Due is early", "claim-due"},
 	{"a claim has no version", "claim-fence"},
+	{"a claim has no version", "claim-relay"},
 	{"a claim is no lease", "claim-lease"},
 	{"a claim returns the record as it was", "claim"},
 	{"a refusal says nothing of what is there", "outcome"},
+	{"a repeated call is answered as before", "lost-answer-told"},
 	{"After does not reverse", "list-after"},
+	{"After is a place", "list-many"},
 	{"After is on the page again", "list-pages"},
+	{"an App is a pattern", "id-special"},
 	{"an Apply is several writes", "half-read"},
 	{"an answer may be lost half-way", "lost-answer"},
+	{"an Owner ends at a zero byte", "id-special"},
 	{"calls are not validated", "invalid-apply"},
 	{"Check 0 is no check", "check"},
 	{"Claim goes by ID", "claim-order"},
 	{"Claim ignores NotApps", "claim-filters"},
+	{"Claim sorts NotApps", "copy-given"},
 	{"contexts are ignored", "cancelled"},
+	{"Data of a page is one piece", "copy-apart"},
 	{"Delete needs a record", "delete-any"},
 	{"Exhausted comes before Expired", "spend-order"},
 	{"Get sorts", "get"},
+	{"Get sorts what it is given", "copy-given"},
 	{"given Data is kept", "copy-in"},
+	{"given Data is kept", "copy-race"},
 	{"IDs are cut at 255 bytes", "id-long"},
 	{"IDs end at a zero byte", "id-bytes"},
 	{"IDs ignore case", "id-like"},
@@ -58,23 +71,30 @@ var faults = []struct{ fault, rule string }{
 	{"List is unsorted", "list-order"},
 	{"no time is 1970", "clock-never"},
 	{"NotAfter itself is in time", "clock-edge"},
+	{"NotApps is a list with commas", "id-special"},
+	{"now is rounded", "clock-nano"},
 	{"now is the clock's", "clock-is-the-callers"},
+	{"operations are put in order", "copy-given"},
 	{"order ignores case", "list-order"},
 	{"order is by aggregate first", "list-order"},
 	{"Purge takes all at once", "purge-bound"},
 	{"Purge takes every kind", "purge"},
 	{"Purge takes what is just over", "purge"},
 	{"Purge takes what never ends", "purge"},
+	{"refused operations are undone later", "half-batch"},
 	{"refused operations stay", "all-or-nothing"},
+	{"refused operations stay", "lost-answer-told"},
 	{"returned Data is shared", "copy-out"},
 	{"Spend 0 always works", "spend-zero"},
 	{"the last operation is blamed", "all-or-nothing"},
 	{"the last writer wins", "put-new-taken"},
 	{"times as 64-bit nanoseconds", "clock-far"},
+	{"times begin in 1583", "clock-far"},
 	{"times in the caller's zone", "clock-zones"},
 	{"times to the millisecond", "put-new"},
 	{"times to the second", "clock-edge"},
 	{"two workers may claim at once", "claim-race"},
+	{"two workers may claim what was leased", "claim-relay"},
 	{"versions are checked outside the lock", "create-race"},
 }
 
@@ -89,7 +109,8 @@ func TestFaultsAreCaught(t *testing.T) {
 			var said []string
 			for round := 0; len(said) == 0 && round < 20; round++ {
 				p := newPlain(f.fault)
-				said = try(t, rules[i], p, p)
+				a, b := p.nodes()
+				said = try(t, rules[i], a, b)
 			}
 			if len(said) == 0 {
 				t.Fatalf("rule %q did not notice", f.rule)
