@@ -25,6 +25,7 @@ import (
 	"github.com/behest-go/behest/authz/authztest"
 	"github.com/behest-go/behest/authz/webhook"
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/stores"
 	"github.com/behest-go/behest/scope"
 	"github.com/behest-go/behest/store"
 )

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/stores"
 	"github.com/behest-go/behest/scope"
 	"github.com/behest-go/behest/store"
 )
@@ -43,6 +44,11 @@ func (c *clock) advance(d time.Duration) { c.us.Add(d.Microseconds()) }
 // A probe counts the calls that a store gets, keeps what was applied, and loses calls or answers on demand.
 type probe struct {
 	store.Store
+	*watch
+}
+
+// A watch is what the probes of all nodes share.
+type watch struct {
 	mu      sync.Mutex
 	calls   map[string]int
 	applied [][]store.Op
@@ -54,7 +60,7 @@ type probe struct {
 	hook func()
 }
 
-func newProbe(s store.Store) *probe { return &probe{Store: s, calls: map[string]int{}} }
+func newProbe(s store.Store) *probe { return &probe{s, &watch{calls: map[string]int{}}} }
 
 var errStore = errors.New("the store is away")
 
@@ -193,7 +199,8 @@ func (p *probe) ofKind(t testing.TB, kind string) []store.Record {
 type world struct {
 	t      testing.TB
 	clock  *clock
-	store  *probe
+	store  *probe             // of the first node
+	node   func() store.Store // opens the store for one more
 	config grant.Config
 	*grant.Engine
 	mu      sync.Mutex
@@ -213,9 +220,18 @@ func onMention() grant.Trigger {
 	return grant.Trigger{ID: "mention", App: "bookbot", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Uses: 3}
 }
 
-// newWorld has two apps and, unless change says otherwise, one trigger.
+// newWorld has two apps and, unless change says otherwise, one trigger. Its store is in memory.
 func newWorld(t testing.TB, change func(*grant.Config)) *world {
-	w := &world{t: t, clock: newClock(), store: newProbe(store.NewMemory())}
+	return on(stores.Memory(t))(t, change)
+}
+
+// on is newWorld with stores of that sort.
+func on(s stores.Maker) func(testing.TB, func(*grant.Config)) *world {
+	return func(t testing.TB, change func(*grant.Config)) *world { return makeWorld(t, s.New(t), change) }
+}
+
+func makeWorld(t testing.TB, node func() store.Store, change func(*grant.Config)) *world {
+	w := &world{t: t, clock: newClock(), store: newProbe(node()), node: node}
 	w.config = grant.Config{
 		Store: w.store, Key: key, Now: w.clock.now,
 		Apps:     []grant.App{bookbot(), weather()},
@@ -237,17 +253,21 @@ func newWorld(t testing.TB, change func(*grant.Config)) *world {
 	return w
 }
 
-// another engine on the same store, with the same key.
+// another engine on the same store, which it opens as another node would, with the same key.
 func (w *world) another() *grant.Engine {
-	e, err := grant.NewEngine(w.config)
-	require.NoError(w.t, err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	c := w.config
+	if len(w.engines) > 0 && c.Store == store.Store(w.store) {
+		c.Store = &probe{w.node(), w.store.watch}
+	}
+	e, err := grant.NewEngine(c)
+	require.NoError(w.t, err)
 	w.engines = append(w.engines, e)
 	return e
 }
 
-// nodes are two engines that share one store.
+// nodes are two engines that share one store, each with a handle of its own.
 func (w *world) nodes() []*grant.Engine { return []*grant.Engine{w.Engine, w.another()} }
 
 func (w *world) setPermit(permit func(context.Context, grant.Access) error) {

@@ -17,11 +17,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/stores"
 	"github.com/behest-go/behest/scope"
 	"github.com/behest-go/behest/store"
 )
 
-func TestP1Cause(t *testing.T) {
+func TestP1Cause(t *testing.T) { stores.Each(t, testP1Cause) }
+
+func testP1Cause(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	w := newWorld(t, nil)
 
 	// What no trigger predetermines makes nothing, and touches nothing.
@@ -72,7 +76,10 @@ func visible(d *grant.Delegation) grant.Delegation {
 		Operation: d.Operation, Event: d.Event, IssuedAt: d.IssuedAt, NotAfter: d.NotAfter, Uses: d.Uses, Left: d.Left}
 }
 
-func TestP2OncePerCause(t *testing.T) {
+func TestP2OncePerCause(t *testing.T) { stores.Each(t, testP2OncePerCause) }
+
+func testP2OncePerCause(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	t.Run("again", func(t *testing.T) {
 		w := newWorld(t, nil)
 		first := w.emit(mention("m1"))
@@ -146,7 +153,7 @@ func TestP2OncePerCause(t *testing.T) {
 		require.Len(t, w.store.ofKind(t, "event"), 1)
 	})
 	t.Run("64 at once", func(t *testing.T) {
-		for range 20 {
+		for range s.Some(20) {
 			w := newWorld(t, func(c *grant.Config) {
 				c.Triggers[0].PerMinute = 1 // the losers spend nothing of it
 				asked := onMention()
@@ -194,10 +201,13 @@ func exported(g grant.Grant) grant.Grant {
 		State: g.State, IssuedAt: g.IssuedAt, RedeemBy: g.RedeemBy, For: g.For, NotAfter: g.NotAfter, Uses: g.Uses, Deliver: g.Deliver, Code: g.Code, Tries: g.Tries}
 }
 
-func TestP3Counted(t *testing.T) {
+func TestP3Counted(t *testing.T) { stores.Each(t, testP3Counted) }
+
+func testP3Counted(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	for _, nodes := range []int{1, 2} {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
-			for range 10 {
+			for range s.Some(10) {
 				w := newWorld(t, func(c *grant.Config) { c.Triggers[0].Uses = 5 })
 				engines := w.nodes()[:nodes]
 				g := w.emit(mention("m1"))
@@ -319,7 +329,10 @@ func TestP3Counted(t *testing.T) {
 }
 
 // Without installations, which come later.
-func TestP4Narrow(t *testing.T) {
+func TestP4Narrow(t *testing.T) { stores.Each(t, testP4Narrow) }
+
+func testP4Narrow(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	both := func(c *grant.Config) { c.Triggers[0].Allow = []string{"message.write", "member.read"} }
 	members := scope.MustParse("group:42/member.read")
 
@@ -415,7 +428,10 @@ func TestP4Narrow(t *testing.T) {
 	})
 }
 
-func TestP5Revocable(t *testing.T) {
+func TestP5Revocable(t *testing.T) { stores.Each(t, testP5Revocable) }
+
+func testP5Revocable(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	two := func(c *grant.Config) {
 		other := onMention()
 		other.ID, other.App = "weather", "weather"
@@ -611,7 +627,10 @@ func TestP5Revocable(t *testing.T) {
 	})
 }
 
-func TestP6Secret(t *testing.T) {
+func TestP6Secret(t *testing.T) { stores.Each(t, testP6Secret) }
+
+func testP6Secret(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	var log bytes.Buffer
 	logger := slog.New(slog.NewJSONHandler(&log, nil))
 	text := slog.New(slog.NewTextHandler(&log, nil))
@@ -721,7 +740,10 @@ func TestP6Secret(t *testing.T) {
 	// A one-time code in a link lives for at most a minute; see also TestP4Narrow.
 }
 
-func TestP7NoLoops(t *testing.T) {
+func TestP7NoLoops(t *testing.T) { stores.Each(t, testP7NoLoops) }
+
+func testP7NoLoops(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	w := newWorld(t, func(c *grant.Config) {
 		chained := onMention()
 		chained.ID, chained.App, chained.Chain = "chained", "weather", true
@@ -760,7 +782,10 @@ func TestP7NoLoops(t *testing.T) {
 	}
 }
 
-func TestP8OnTheRecord(t *testing.T) {
+func TestP8OnTheRecord(t *testing.T) { stores.Each(t, testP8OnTheRecord) }
+
+func testP8OnTheRecord(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	w := newWorld(t, func(c *grant.Config) {
 		asked := onMention()
 		asked.ID, asked.App, asked.Consent = "asked", "weather", grant.Always
@@ -840,7 +865,8 @@ func TestP8OnTheRecord(t *testing.T) {
 		_, err := w.Use(ctx, token, write)
 		require.NoError(t, err)
 		seen = nil
-		for range 1000 {
+		many := s.Some(1000)
+		for range many {
 			_, err = w.Use(ctx, token, write)
 			require.ErrorIs(t, err, grant.ErrUsedUp)
 		}
@@ -850,7 +876,7 @@ func TestP8OnTheRecord(t *testing.T) {
 		require.ErrorIs(t, err, grant.ErrUnknown)
 		_, err = w.Use(ctx, token+"x", write) // a forgery is nobody's
 		require.ErrorIs(t, err, grant.ErrUnknown)
-		require.Len(t, seen, 1002, "the observer hears each at once")
+		require.Len(t, seen, many+2, "the observer hears each at once")
 
 		w.clock.advance(time.Second)
 		w.store.reset()
@@ -865,7 +891,7 @@ func TestP8OnTheRecord(t *testing.T) {
 			}
 		}
 		require.Len(t, got, 3)
-		require.Equal(t, 1000, got["used_up"].Count)
+		require.Equal(t, many, got["used_up"].Count)
 		require.Equal(t, "group:42/message.write", got["used_up"].Scope)
 		require.Equal(t, 1, got["wrong_domain"].Count)
 		require.Equal(t, "weather", got["unknown"].App, "by whom, also when it is the wrong one")
@@ -875,7 +901,10 @@ func TestP8OnTheRecord(t *testing.T) {
 	})
 }
 
-func TestP9CheapToRefuse(t *testing.T) {
+func TestP9CheapToRefuse(t *testing.T) { stores.Each(t, testP9CheapToRefuse) }
+
+func testP9CheapToRefuse(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	w := newWorld(t, nil)
 	g := w.emit(mention("m1"))
 	code, token := g.Code.Reveal(), w.token("m2")
@@ -977,7 +1006,10 @@ func b2i(b bool) int {
 	return 0
 }
 
-func TestP10Honest(t *testing.T) {
+func TestP10Honest(t *testing.T) { stores.Each(t, testP10Honest) }
+
+func testP10Honest(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
 	w := newWorld(t, func(c *grant.Config) { c.Triggers[0].Uses = 1 })
 	in := func(domain, action string) scope.Scope { return scope.MustParse(domain + "/" + action) }
 	why := func(reason string, err, is error) {

@@ -33,11 +33,11 @@ var arrows = map[string]arrow{
 	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest", "internal/crash"}},
 	"store/storetest":  {uses: []string{"store"}},
 	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/servers"}},
-	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest"}},
+	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest", "internal/stores"}},
 	"authz": {
 		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard",
 			goOAuth2, goOAuth2 + "/errors", goOAuth2 + "/models", goOAuth2 + "/server"},
-		tests: []string{"authz/app", "authz/authztest", "store/storetest",
+		tests: []string{"authz/app", "authz/authztest", "store/storetest", "internal/stores",
 			"store/sqlstore", "store/sqlite", "store/redisstore", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite", "github.com/redis/go-redis/v9",
 			goOAuth2 + "/manage", goOAuth2 + "/store", goOAuth2 + "/generates",
 			"golang.org/x/oauth2/..."},
@@ -49,6 +49,8 @@ var arrows = map[string]arrow{
 	"internal/guard":   {},
 	"internal/crash":   {uses: []string{"grant", "scope", "store"}}, // tests only
 	"internal/servers": {},                                          // tests only
+	"internal/stores": { // tests only
+		uses: []string{"internal/servers", "store", "store/redisstore", "store/sqlite", "store/sqlstore", "github.com/redis/go-redis/...", "github.com/jackc/pgx/v5/..."}},
 }
 
 // libraries are the packages that users' programs contain.
@@ -453,7 +455,7 @@ func (names resolved) foreign(e ast.Expr) string {
 }
 
 // needsTest are the packages whose functions take a testing.TB: their examples are compiled, and cannot run.
-var needsTest = []string{"store/storetest", "authz/authztest", "internal/servers"}
+var needsTest = []string{"store/storetest", "authz/authztest", "internal/servers", "internal/stores"}
 
 func examplesOfPackages(t *tree, r *report) {
 	t.library(r, func(p *pkg) {
