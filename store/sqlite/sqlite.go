@@ -3,7 +3,7 @@
 // The laws are those of package store. What they mean here:
 //
 //  1. What was acknowledged is on the disk: write-ahead log, synchronous=FULL. A commit takes one sync of the disk; writes that wait at the same
-//     time share it, each with an outcome of its own.
+//     time share it, each with an outcome of its own, exactly as if they had come one after the other.
 //  2. One writer. A write waits for those before it, and no longer than its context says; a write that has not begun by then does not begin.
 //     Readers never wait for it.
 //  3. Other processes may open the same file. They act as one store; their writers wait for each other.
@@ -51,18 +51,28 @@ import (
 const (
 	// maxGroup bounds the writes of one commit: the first of them waits for the last.
 	maxGroup = 256
+	// longestWait bounds how long the first write of a commit waits for others to share it.
+	longestWait = 2 * time.Millisecond
 	// busyTimeout is how long a statement waits for another process. Callers do not wait longer than their contexts say.
 	busyTimeout = 10 * time.Second
 	// openTimeout bounds Open, which has no context.
 	openTimeout = 30 * time.Second
+	// pageSize is small, since a commit writes whole pages, and a use changes a few bytes on each of some.
+	pageSize = 1024
+	// cacheKB bounds the pages that the connection that writes keeps in memory.
+	cacheKB = 32 << 10
 	// checkpointPages is how far the log grows before it is moved into the file: uses touch the same pages again and
 	// again, and each is moved once.
-	checkpointPages = 8192
+	checkpointPages = 32 << 20 / pageSize
 	// readers are the connections that read at once.
 	readers = 8
 	// maxPrepared bounds the statements that a connection pool keeps ready.
 	maxPrepared = 256
 )
+
+// writeSettings are those of the connection that writes. The size of pages is that of a new file.
+var writeSettings = fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_txlock=immediate&_pragma=page_size(%d)&_pragma=cache_size(-%d)&_pragma=wal_autocheckpoint(%d)",
+	pageSize, cacheKB, checkpointPages)
 
 // ErrClosed is wrapped by the errors of all calls after Close.
 var ErrClosed = errors.New("sqlite: the store is closed")
@@ -106,7 +116,7 @@ func open(path string) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{path: path, requests: make(chan *request, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
-	if s.write, err = database(full, "rw", fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_txlock=immediate&_pragma=wal_autocheckpoint(%d)", checkpointPages)); err != nil {
+	if s.write, err = database(full, "rw", writeSettings); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -140,7 +150,7 @@ func open(path string) (_ *Store, err error) {
 	if mode != "wal" {
 		return nil, fmt.Errorf("the journal mode is %q and cannot be made WAL", mode)
 	}
-	go (&writer{s: s, conn: conn, tx: &prepared{on: conn}}).run()
+	go newWriter(s, conn).run()
 	return s, nil
 }
 
@@ -241,24 +251,24 @@ func (s *Store) Apply(ctx context.Context, now time.Time, ops []store.Op) (store
 	if err := ctx.Err(); err != nil {
 		return store.Outcome{}, err
 	}
-	if err := store.Validate(ops); err != nil {
+	// A copy: who gives up may change what it handed in, while the writer is at it.
+	call, err := sqlstore.NewCall(now, ops)
+	if err != nil {
 		return store.Outcome{}, err
 	}
-	// Who gives up may change what it handed in, while the writer is at it.
-	ops = slices.Clone(ops)
-	for i := range ops {
-		ops[i].Record.Data = slices.Clone(ops[i].Record.Data)
+	if err := s.submit(ctx, &request{call: call}); err != nil {
+		return store.Outcome{}, err
 	}
-	return submit(ctx, s, func(ctx context.Context, tx store.Store) (store.Outcome, error) { return tx.Apply(ctx, now, ops) })
+	return call.Outcome, nil
 }
 
 // Claim implements [store.Store].
 func (s *Store) Claim(ctx context.Context, q store.Query, until time.Time) ([]store.Record, error) {
 	q.NotApps = slices.Clone(q.NotApps)
-	return submit(ctx, s, func(ctx context.Context, tx store.Store) ([]store.Record, error) { return tx.Claim(ctx, q, until) })
+	return other(ctx, s, func(ctx context.Context, tx store.Store) ([]store.Record, error) { return tx.Claim(ctx, q, until) })
 }
 
 // Purge implements [store.Store].
 func (s *Store) Purge(ctx context.Context, kind string, before time.Time, n int) (int, error) {
-	return submit(ctx, s, func(ctx context.Context, tx store.Store) (int, error) { return tx.Purge(ctx, kind, before, n) })
+	return other(ctx, s, func(ctx context.Context, tx store.Store) (int, error) { return tx.Purge(ctx, kind, before, n) })
 }

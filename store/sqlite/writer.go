@@ -6,8 +6,10 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/behest-go/behest/store"
 	"github.com/behest-go/behest/store/sqlstore"
@@ -22,59 +24,59 @@ const (
 
 // A request is a write that waits for the writer.
 type request struct {
-	ctx   context.Context
 	state atomic.Int32
-	run   func(tx store.Store) error // may be called again after a rollback
+	call  *sqlstore.Call             // an Apply
+	run   func(tx store.Store) error // or another write; may be called again after a rollback
 	err   error                      // of run
 	done  chan error
 }
 
-// submit has the writer call f in a transaction, and waits until that is committed.
-func submit[T any](ctx context.Context, s *Store, f func(context.Context, store.Store) (T, error)) (T, error) {
-	var none T
+// submit has the writer carry out r in a transaction, and waits until that is committed. After an error, what r holds may be the writer's still.
+func (s *Store) submit(ctx context.Context, r *request) error {
 	if err := ctx.Err(); err != nil {
-		return none, err
-	}
-	if s.isClosed() {
-		return none, s.closedError()
-	}
-	answer := new(T) // the writer's, until it is done
-	r := &request{ctx: ctx, done: make(chan error, 1)}
-	r.run = func(tx store.Store) (err error) {
-		// Without the caller's context: a write that gave up in the middle would take its neighbours along.
-		*answer, err = f(context.Background(), tx)
 		return err
 	}
+	if s.isClosed() {
+		return s.closedError()
+	}
+	r.done = make(chan error, 1)
 	over := ctx.Done()
 	select {
 	case s.requests <- r:
 	case <-over:
-		return none, s.fail(fmt.Errorf("waiting to write: %w", ctx.Err()))
+		return s.fail(fmt.Errorf("waiting to write: %w", ctx.Err()))
 	case <-s.quit:
-		return none, s.closedError()
+		return s.closedError()
 	}
 	select {
 	case err := <-r.done:
-		return finish(s, answer, err)
+		return s.fail(err)
 	case <-over:
 		if r.state.CompareAndSwap(waiting, abandoned) {
-			return none, s.fail(fmt.Errorf("waiting to write: %w", ctx.Err()))
+			return s.fail(fmt.Errorf("waiting to write: %w", ctx.Err()))
 		}
-		return none, s.fail(fmt.Errorf("in the middle of a write, which may have happened: %w", ctx.Err()))
+		return s.fail(fmt.Errorf("in the middle of a write, which may have happened: %w", ctx.Err()))
 	case <-s.done:
 		select {
 		case err := <-r.done:
-			return finish(s, answer, err)
+			return s.fail(err)
 		default:
-			return none, s.closedError() // it came after the writer had gone
+			return s.closedError() // it came after the writer had gone
 		}
 	}
 }
 
-func finish[T any](s *Store, answer *T, err error) (T, error) {
+// other is submit for a write that is no Apply.
+func other[T any](ctx context.Context, s *Store, f func(context.Context, store.Store) (T, error)) (T, error) {
+	answer := new(T) // the writer's, until it is done
+	err := s.submit(ctx, &request{run: func(tx store.Store) (err error) {
+		// Without the caller's context: a write that gave up in the middle would take its neighbours along.
+		*answer, err = f(context.Background(), tx)
+		return err
+	}})
 	if err != nil {
 		var none T
-		return none, s.fail(err)
+		return none, err
 	}
 	return *answer, nil
 }
@@ -83,9 +85,23 @@ func (s *Store) closedError() error { return fmt.Errorf("sqlite: %s: %w", s.path
 
 // A writer is the goroutine that writes.
 type writer struct {
-	s    *Store
-	conn *sql.Conn
-	tx   *prepared
+	s     *Store
+	conn  *sql.Conn
+	tx    *prepared
+	group *sqlstore.Group
+	hoped int           // about how many there were in the largest of the last groups
+	took  time.Duration // how long the last one took
+}
+
+func newWriter(s *Store, conn *sql.Conn) *writer {
+	w := &writer{s: s}
+	w.use(conn)
+	return w
+}
+
+func (w *writer) use(conn *sql.Conn) {
+	w.conn, w.tx = conn, &prepared{on: conn}
+	w.group = sqlstore.NewGroup(w.tx)
 }
 
 func (w *writer) run() {
@@ -95,24 +111,47 @@ func (w *writer) run() {
 		_ = w.conn.Close()
 	}()
 	for {
-		var first *request
 		select {
 		case <-w.s.quit:
 			return
-		case first = <-w.s.requests:
+		case first := <-w.s.requests:
+			group := w.gather(first)
+			began := time.Now()
+			w.write(group)
+			w.took = time.Since(began)
 		}
-		group := append(make([]*request, 0, maxGroup), first)
-		// Who came while the last commit was on its way is there already. Nobody is waited for.
-		for more := true; more && len(group) < maxGroup; {
-			select {
-			case r := <-w.s.requests:
-				group = append(group, r)
-			default:
-				more = false
-			}
-		}
-		w.write(group)
 	}
+}
+
+// gather takes those who wait already, and those whom the last answers have woken, if they come back soon: it is the commit that costs, so a part of what the
+// last one took is spent on waiting for as many as there were lately.
+func (w *writer) gather(first *request) []*request {
+	group := append(make([]*request, 0, maxGroup), first)
+	runtime.Gosched()
+	var enough <-chan time.Time
+	for len(group) < maxGroup {
+		select {
+		case r := <-w.s.requests:
+			group = append(group, r)
+			continue
+		default:
+		}
+		if len(group) >= w.hoped {
+			break
+		}
+		if enough == nil {
+			enough = time.After(min(w.took/4, longestWait))
+		}
+		select {
+		case r := <-w.s.requests:
+			group = append(group, r)
+			continue
+		case <-enough:
+		}
+		break
+	}
+	w.hoped = max(len(group), w.hoped-1-w.hoped/16)
+	return group
 }
 
 // write commits a group, or if one of it fails, each of the others by itself.
@@ -132,22 +171,19 @@ func (w *writer) commit(group []*request) (again []*request) {
 		}
 		return nil
 	}
-	tx := sqlstore.Tx(w.tx, sqlstore.SQLite)
-	var started []*request
+	started := make([]*request, 0, len(group))
 	for _, r := range group {
-		if !r.begin() {
-			continue
+		if r.begin() {
+			started = append(started, r)
 		}
-		started = append(started, r)
-		if r.err = r.run(tx); r.err == nil || errors.Is(r.err, store.ErrInvalid) {
-			continue
-		}
+	}
+	if err := w.carryOut(ctx, started); err != nil {
 		w.rollback(ctx)
-		if len(group) == 1 {
-			r.answer(r.err)
+		if len(started) == 1 {
+			started[0].answer(err)
 			return nil
 		}
-		return group
+		return started
 	}
 	if _, err := w.tx.ExecContext(ctx, "COMMIT"); err != nil {
 		w.rollback(ctx)
@@ -158,6 +194,38 @@ func (w *writer) commit(group []*request) (again []*request) {
 	}
 	for _, r := range started {
 		r.answer(r.err)
+	}
+	return nil
+}
+
+// carryOut does what is asked for, in the order in which it was. Applies that follow one another are done together.
+func (w *writer) carryOut(ctx context.Context, group []*request) error {
+	if err := w.group.Start(ctx); err != nil {
+		return err
+	}
+	tx := sqlstore.Tx(w.tx, sqlstore.SQLite)
+	calls := make([]*sqlstore.Call, 0, len(group))
+	for i, r := range group {
+		if r.call != nil {
+			calls = append(calls, r.call)
+			if i < len(group)-1 && group[i+1].call != nil {
+				continue
+			}
+			if err := w.group.Run(ctx, calls); err != nil {
+				return err
+			}
+			calls = calls[:0]
+			continue
+		}
+		if r.err = r.run(tx); r.err != nil && !errors.Is(r.err, store.ErrInvalid) {
+			return r.err
+		}
+		w.group.Forget()
+	}
+	for _, r := range group {
+		if r.call != nil {
+			r.err = r.call.Err
+		}
 	}
 	return nil
 }
@@ -183,12 +251,13 @@ func (w *writer) reconnect(ctx context.Context) {
 	_ = w.conn.Raw(func(any) error { return driver.ErrBadConn }) // so that it is closed, not given back
 	_ = w.conn.Close()
 	if conn, err := w.s.write.Conn(ctx); err == nil {
-		w.conn, w.tx = conn, &prepared{on: conn}
+		w.use(conn)
 	}
 }
 
 // rollback leaves no transaction open: where SQLite cannot end it, another connection takes over.
 func (w *writer) rollback(ctx context.Context) {
+	w.group.Forget()
 	_, err := w.tx.ExecContext(ctx, "ROLLBACK")
 	if err == nil {
 		return

@@ -18,25 +18,21 @@ var at = time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
 // idle is a writer whose store has no goroutine: the test calls it.
 func idle(t *testing.T) *writer {
 	t.Helper()
-	db, err := database(filepath.Join(t.TempDir(), "db"), "rwc", "_journal_mode=WAL&_synchronous=FULL")
+	db, err := database(filepath.Join(t.TempDir(), "db"), "rwc", writeSettings)
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	require.NoError(t, sqlstore.Migrate(t.Context(), db, sqlstore.SQLite))
 	conn, err := db.Conn(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	return &writer{s: &Store{write: db}, conn: conn, tx: &prepared{on: conn}}
+	return newWriter(&Store{write: db}, conn)
 }
 
-// applies is a request and its outcome.
-func applies(ops ...store.Op) (*request, *store.Outcome) {
-	out := new(store.Outcome)
-	r := &request{done: make(chan error, 1)}
-	r.run = func(tx store.Store) (err error) {
-		*out, err = tx.Apply(context.Background(), at, ops)
-		return err
-	}
-	return r, out
+// applies is a request, and where its outcome will be.
+func applies(t *testing.T, ops ...store.Op) (*request, *store.Outcome) {
+	call, err := sqlstore.NewCall(at, ops)
+	require.NoError(t, err)
+	return &request{call: call, done: make(chan error, 1)}, &call.Outcome
 }
 
 // In one group, each has its own outcome, in order; and a refusal keeps nobody else back.
@@ -45,14 +41,18 @@ func TestGroup(t *testing.T) {
 	var group []*request
 	var outs []*store.Outcome
 	add := func(ops ...store.Op) {
-		r, out := applies(ops...)
+		r, out := applies(t, ops...)
 		group, outs = append(group, r), append(outs, out)
 	}
 	add(store.Put(store.Record{Kind: "t", ID: "a.1", Left: 2}))
 	for range 3 {
 		add(store.Spend("t", "a.1", 1, nil), store.Put(store.Record{Kind: "l", ID: "a.l", Version: store.AnyVersion}))
 	}
-	add() // invalid
+	purge := &request{done: make(chan error, 1), run: func(tx store.Store) error {
+		_, err := tx.Purge(context.Background(), "", at, 1) // invalid
+		return err
+	}}
+	group, outs = append(group, purge), append(outs, nil)
 	add(store.Put(store.Record{Kind: "t", ID: "b.1"}))
 	group[5].state.Store(abandoned)
 	w.write(group)
@@ -79,9 +79,9 @@ func TestFullDisk(t *testing.T) {
 		require.NoError(t, w.conn.QueryRowContext(t.Context(), fmt.Sprint("PRAGMA max_page_count = ", n)).Scan(new(int)))
 	}
 	limit(pages + 8)
-	first, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.1", Left: 2}))
-	large, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.2"}), store.Put(store.Record{Kind: "t", ID: "a.3", Data: make([]byte, 100_000)}))
-	last, out := applies(store.Spend("t", "a.1", 1, nil))
+	first, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.1", Left: 2}))
+	large, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.2"}), store.Put(store.Record{Kind: "t", ID: "a.3", Data: make([]byte, 100_000)}))
+	last, out := applies(t, store.Spend("t", "a.1", 1, nil))
 	w.write([]*request{first, large, last})
 	require.NoError(t, <-first.done)
 	require.ErrorContains(t, <-large.done, "database or disk is full")
@@ -91,7 +91,7 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, 1, "half of a write was kept")
 	limit(pages + 1000)
-	again, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.3", Data: make([]byte, 100_000)}))
+	again, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.3", Data: make([]byte, 100_000)}))
 	w.write([]*request{again})
 	require.NoError(t, <-again.done)
 }
@@ -100,7 +100,7 @@ func TestFullDisk(t *testing.T) {
 func TestConnectionIsReplaced(t *testing.T) {
 	w := idle(t)
 	require.NoError(t, w.conn.Close())
-	r, _ := applies(store.Put(store.Record{Kind: "t", ID: "a.1"}))
+	r, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.1"}))
 	w.write([]*request{r})
 	require.NoError(t, <-r.done)
 }

@@ -1,0 +1,464 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/behest-go/behest/store"
+)
+
+// A Call is an Apply that waits for its turn in a [Group]: checked, and in the words of the database. It holds nothing that belongs to its caller.
+type Call struct {
+	// Outcome is what came of it, if Err is nil. Run sets both. It holds once the transaction is committed.
+	Outcome store.Outcome
+	// Err says that a record is corrupt on which this call depends. Of this call nothing was written.
+	Err error
+
+	now  int64 // microseconds
+	ops  []step
+	on   []*entry // what each of ops is on, during Run
+	here [usual]step
+}
+
+// usual is how many operations most calls have at most.
+const usual = 6
+
+// A step is an operation.
+type step struct {
+	key        key
+	verb       store.Verb
+	init       bool
+	want       uint64
+	n          int64
+	left       int64
+	ends       int64 // microseconds, or never
+	owner, app string
+	due        any // text, or nil
+	notAfter   any
+	data       []byte
+}
+
+// key is the identity of a record, as the database has it.
+type key struct{ kind, id string }
+
+// never is the end of what has none.
+const never = math.MaxInt64
+
+// NewCall checks an Apply and makes a copy of it. Its error wraps [store.ErrInvalid].
+func NewCall(now time.Time, ops []store.Op) (*Call, error) {
+	if err := checkOps(ops); err != nil {
+		return nil, err
+	}
+	c := &Call{now: now.UnixMicro()}
+	c.ops = c.here[:0]
+	for i := range ops {
+		op := &ops[i]
+		r := &op.Record
+		s := step{key: key{wordText(r.Kind), idText(r.ID)}, verb: op.Verb, init: op.Init, want: r.Version, n: op.N}
+		if s.verb == store.VerbPut || s.verb == store.VerbSpend && s.init {
+			s.left, s.owner, s.app = r.Left, wordText(r.Owner), wordText(r.App)
+			s.due, s.notAfter, s.ends = SQLite.timeArg(r.Due), SQLite.timeArg(r.NotAfter), ends(r.NotAfter)
+			s.data = append(make([]byte, 0, len(r.Data)), r.Data...)
+		}
+		c.ops = append(c.ops, s)
+	}
+	return c, nil
+}
+
+func ends(t time.Time) int64 {
+	if isNever(t) {
+		return never
+	}
+	return t.UnixMicro()
+}
+
+// A Group carries out many calls in one transaction of SQLite, each with an outcome of its own, exactly as if they had come one after the other. It is for
+// those who commit the writes of many callers at once, as package sqlite does, and used by one goroutine. It looks for all records in a few statements, and writes
+// each record once, however many calls are on it.
+//
+// It remembers what it has seen, within bounds, for as long as nobody else has written to the database. So it needs a transaction that has begun with BEGIN IMMEDIATE, and
+// one connection for all its life:
+//
+//	// BEGIN IMMEDIATE
+//	err := g.Start(ctx)
+//	err = g.Run(ctx, calls)
+//	// COMMIT; if anything has failed: ROLLBACK, and g.Forget()
+//
+// Between Start and the end, other writes on this connection are followed by Forget, too.
+type Group struct {
+	x       Execer
+	known   map[key]*entry
+	version int64 // of the data, by which it is known whether others have written
+	unknown []*entry
+	touched []*entry
+}
+
+// maxKnown bounds what a Group remembers.
+const maxKnown = 1 << 14
+
+// NewGroup returns a Group whose transactions are on x: one connection.
+func NewGroup(x Execer) *Group { return &Group{x: x, known: make(map[key]*entry)} }
+
+// An entry is a record as the calls so far have left it.
+type entry struct {
+	key   key
+	row   int64 // its rowid in the table; 0: it is not there
+	was   int64 // its left_uses in the table
+	fault error
+
+	there         bool
+	version, left int64
+	ends          int64
+
+	content *step // its columns, if they are other ones than in the table
+	change  change
+}
+
+// change is what has become of a record since it was looked up.
+type change uint8
+
+const (
+	none change = iota
+	counted
+	written
+	replaced // deleted, and made again
+	deleted
+)
+
+// Start looks whether others have written to the database since the last Run.
+func (g *Group) Start(ctx context.Context) error {
+	if g.x == nil {
+		return errors.New("sqlstore: no transaction")
+	}
+	var version int64
+	if err := g.x.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
+		return g.fail(ctx, err)
+	}
+	if version != g.version {
+		g.Forget()
+		g.version = version
+	}
+	return nil
+}
+
+// Forget makes it look up everything anew. Call it after a rollback, and after a write that was not its own.
+func (g *Group) Forget() { clear(g.known) }
+
+func (g *Group) fail(ctx context.Context, err error) error {
+	return session{d: SQLite}.fail(ctx, err, "apply")
+}
+
+// Run carries out the calls in their order. After an error all of the transaction must be rolled back, and no Outcome means anything.
+func (g *Group) Run(ctx context.Context, calls []*Call) error {
+	if err := g.run(ctx, calls); err != nil {
+		g.Forget()
+		return g.fail(ctx, err)
+	}
+	return nil
+}
+
+func (g *Group) run(ctx context.Context, calls []*Call) error {
+	g.unknown, g.touched = g.unknown[:0], g.touched[:0]
+	for _, c := range calls {
+		c.on = c.on[:0]
+		for i := range c.ops {
+			k := c.ops[i].key
+			e := g.known[k]
+			if e == nil {
+				e = &entry{key: key{strings.Clone(k.kind), strings.Clone(k.id)}}
+				g.known[e.key] = e
+				g.unknown = append(g.unknown, e)
+			}
+			c.on = append(c.on, e)
+		}
+	}
+	if err := g.look(ctx); err != nil {
+		return err
+	}
+	for _, c := range calls {
+		g.carryOut(c)
+		c.on = nil
+	}
+	if err := g.write(ctx); err != nil {
+		return err
+	}
+	for _, e := range g.unknown {
+		if e.fault != nil {
+			delete(g.known, e.key) // perhaps somebody repairs it
+		}
+	}
+	if len(g.known) > maxKnown {
+		g.Forget()
+	}
+	return nil
+}
+
+// batches are the numbers of rows for which statements are kept ready.
+var batches = [...]int{64, 32, 16, 8, 4, 2, 1}
+
+// inBatches calls f for parts of all in these sizes.
+func inBatches[T any](all []T, f func(part []T) error) error {
+	for len(all) > 0 {
+		for _, n := range batches {
+			if n <= len(all) {
+				if err := f(all[:n]); err != nil {
+					return err
+				}
+				all = all[n:]
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// rows are statements for each of batches: row is repeated, the first "#" of it being its number.
+func rows(before, row, after string) (all map[int]string) {
+	all = make(map[int]string)
+	for _, n := range batches {
+		var b strings.Builder
+		b.WriteString(before)
+		for i := range n {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString(strings.Replace(row, "#", fmt.Sprint(i), 1))
+		}
+		b.WriteString(after)
+		all[n] = b.String()
+	}
+	return all
+}
+
+var (
+	lookRows = rows("WITH k (n, kind, id) AS (VALUES ", "(#, ?, ?)",
+		") SELECT k.n, r.rowid, r.version, r.left_uses, r.not_after FROM k CROSS JOIN behest_records r ON r.kind = k.kind AND r.id = k.id")
+	// OR FAIL: where the transaction is rolled back after any error, no copies of pages are needed to take back half a statement.
+	countRows = rows("UPDATE OR FAIL behest_records SET left_uses = v.column2 FROM (VALUES ", "(?, ?, ?)",
+		") v WHERE behest_records.rowid = v.column1 AND behest_records.left_uses = v.column3")
+	insertRows = rows("INSERT OR FAIL INTO behest_records ("+columns+") VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", "")
+	deleteRows = rows("DELETE FROM behest_records WHERE rowid IN (VALUES ", "(?)", ")")
+)
+
+const updateRow = "UPDATE OR FAIL behest_records SET version = ?, owner = ?, app = ?, due = ?, not_after = ?, left_uses = ?, data = ? WHERE rowid = ?"
+
+// look finds what is not known.
+func (g *Group) look(ctx context.Context) error {
+	return inBatches(g.unknown, func(part []*entry) error {
+		args := make([]any, 0, 2*len(part))
+		for _, e := range part {
+			args = append(args, e.key.kind, e.key.id)
+		}
+		rows, err := g.x.QueryContext(ctx, lookRows[len(part)], args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var n int
+			var row int64
+			var version, left, notAfter any
+			if err := rows.Scan(&n, &row, &version, &left, &notAfter); err != nil {
+				return err
+			}
+			part[n].read(row, version, left, notAfter)
+		}
+		return errors.Join(rows.Err(), rows.Close())
+	})
+}
+
+func (e *entry) read(row int64, version, left, notAfter any) {
+	var ok [2]bool
+	e.row, e.there = row, true
+	e.version, ok[0] = version.(int64)
+	e.left, ok[1] = left.(int64)
+	e.was = e.left
+	var s stamp
+	var err error
+	if !ok[0] || !ok[1] {
+		err = fmt.Errorf("its version is %v and its left_uses %v", version, left)
+	} else if err = s.Scan(notAfter); err != nil {
+		err = fmt.Errorf("its not_after: %w", err)
+	} else {
+		err = sane(e.version, e.left)
+	}
+	if err != nil {
+		e.fault = corrupt(e.key.kind, e.key.id, err)
+	}
+	e.ends = ends(s.Time)
+}
+
+// carryOut decides about a call, and does it, as far as that needs no database.
+func (g *Group) carryOut(c *Call) {
+	c.Outcome, c.Err = store.Outcome{}, nil
+	spent := false
+	for i := range c.ops {
+		op, e := &c.ops[i], c.on[i]
+		if e.fault != nil {
+			c.Err = session{d: SQLite}.fail(context.Background(), e.fault, "apply %d operations", len(c.ops))
+			return
+		}
+		reason, left := op.decide(e, c.now)
+		if reason != 0 {
+			c.Outcome = store.Outcome{Reason: reason, Op: i}
+			if e.there {
+				c.Outcome.Version, c.Outcome.Left = uint64(e.version), e.left
+			}
+			return
+		}
+		if op.verb == store.VerbSpend && !spent {
+			spent, c.Outcome.Left = true, left
+		}
+	}
+	for i := range c.ops {
+		g.do(&c.ops[i], c.on[i])
+	}
+}
+
+// decide says whether the step may go ahead, and what a Spend leaves behind.
+func (op *step) decide(e *entry, now int64) (refused store.Reason, left int64) {
+	if op.verb != store.VerbSpend {
+		var version uint64
+		if e.there {
+			version = uint64(e.version)
+		}
+		switch {
+		case op.want == store.AnyVersion && op.verb != store.VerbCheck:
+		case op.want != version, op.verb == store.VerbDelete && !e.there:
+			return store.Conflict, 0
+		}
+		return 0, 0
+	}
+	var ends int64
+	switch {
+	case e.there:
+		left, ends = e.left, e.ends
+	case op.init:
+		left, ends = op.left, op.ends
+	default:
+		return store.Missing, 0
+	}
+	switch {
+	case ends != never && now >= ends:
+		return store.Expired, left
+	case left == 0 || left < op.n:
+		return store.Exhausted, left
+	}
+	return 0, left - op.n
+}
+
+func (g *Group) do(op *step, e *entry) {
+	before := e.change
+	switch {
+	case op.verb == store.VerbCheck, op.verb == store.VerbDelete && !e.there, op.verb == store.VerbSpend && e.there && op.n == 0:
+		return
+	case op.verb == store.VerbDelete:
+		e.there, e.content, e.change = false, nil, deleted
+	case op.verb == store.VerbSpend && e.there:
+		e.left -= op.n
+		e.change = max(e.change, counted)
+	case e.there:
+		e.version++
+		e.ends, e.content = op.ends, op
+		e.change = max(e.change, written)
+	default:
+		e.there, e.version, e.left, e.ends, e.content = true, 1, op.left, op.ends, op
+		if op.verb == store.VerbSpend {
+			e.left -= op.n
+		}
+		if e.change = written; before == deleted {
+			e.change = replaced
+		}
+	}
+	if before == none {
+		g.touched = append(g.touched, e)
+	}
+}
+
+// write makes the table what the entries are.
+func (g *Group) write(ctx context.Context) error {
+	var gone, counts, fresh []*entry
+	for _, e := range g.touched {
+		if e.row != 0 && (e.change == deleted || e.change == replaced) {
+			gone = append(gone, e)
+		}
+		switch {
+		case e.row != 0 && e.change == counted:
+			counts = append(counts, e)
+		case e.there && (e.row == 0 || e.change == replaced):
+			fresh = append(fresh, e)
+		}
+	}
+	if err := inBatches(gone, func(part []*entry) error {
+		args := make([]any, 0, len(part))
+		for _, e := range part {
+			args = append(args, e.row)
+		}
+		return g.exec(ctx, len(part), deleteRows[len(part)], args)
+	}); err != nil {
+		return err
+	}
+	for _, e := range g.touched {
+		if e.row == 0 || e.change != written {
+			continue
+		}
+		c := e.content
+		if err := g.exec(ctx, 1, updateRow, []any{e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data, e.row}); err != nil {
+			return err
+		}
+	}
+	if err := inBatches(counts, func(part []*entry) error {
+		args := make([]any, 0, 3*len(part))
+		for _, e := range part {
+			args = append(args, e.row, e.left, e.was)
+		}
+		return g.exec(ctx, len(part), countRows[len(part)], args)
+	}); err != nil {
+		return err
+	}
+	// In the order of the index, neighbours are on one page.
+	slices.SortFunc(fresh, func(a, b *entry) int {
+		if c := strings.Compare(a.key.kind, b.key.kind); c != 0 {
+			return c
+		}
+		return strings.Compare(a.key.id, b.key.id)
+	})
+	if err := inBatches(fresh, func(part []*entry) error {
+		args := make([]any, 0, 9*len(part))
+		for _, e := range part {
+			c := e.content
+			args = append(args, e.key.kind, e.key.id, e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data)
+		}
+		return g.exec(ctx, len(part), insertRows[len(part)], args)
+	}); err != nil {
+		return err
+	}
+	for _, e := range g.touched {
+		e.was, e.change, e.content = e.left, none, nil
+		if !e.there {
+			*e = entry{key: e.key}
+		}
+	}
+	for _, e := range fresh {
+		delete(g.known, e.key) // where it is has not been said
+	}
+	return nil
+}
+
+// exec runs a statement that must change so many rows.
+func (g *Group) exec(ctx context.Context, rows int, query string, args []any) error {
+	result, err := g.x.ExecContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	changed, err := result.RowsAffected()
+	if err == nil && changed != int64(rows) {
+		err = fmt.Errorf("%d records were changed instead of %d: others have written in the middle of this transaction", changed, rows)
+	}
+	return err
+}
