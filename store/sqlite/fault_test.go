@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +96,85 @@ func TestCorruptRecord(t *testing.T) {
 	out, err := s.Apply(t.Context(), now, put("a.2"))
 	require.NoError(t, err)
 	require.True(t, out.Applied(), "the others are as they were")
+}
+
+// damage opens a copy of a good file that has been damaged, and asks it for all it has. Whatever it answers, it is no panic, an error names the file, and
+// what is returned is as it was written: nothing is made up for what is missing.
+func damage(t *testing.T, good []byte, what string, spoil func(file []byte) []byte) (failed bool) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "db")
+	require.NoError(t, os.WriteFile(path, spoil(append([]byte(nil), good...)), 0o600))
+	check := func(err error) bool {
+		if err == nil {
+			return false
+		}
+		failed = true
+		require.ErrorContains(t, err, path, what)
+		return true
+	}
+	s, err := sqlite.Open(path)
+	if check(err) {
+		return true
+	}
+	defer s.Close()
+	for q := (store.Query{Kind: "ledger", Limit: 300}); ; {
+		page, err := s.List(t.Context(), q)
+		if check(err) || len(page) == 0 {
+			break
+		}
+		q.After = page[len(page)-1].ID
+	}
+	for i := range 40 {
+		_, err := s.Get(t.Context(), "ledger", fmt.Sprint("a.", i*25))
+		check(err)
+		_, err = s.Apply(t.Context(), now, []store.Op{store.Spend("token", fmt.Sprint("a.", i*25), 1, nil), store.Put(store.Record{Kind: "new", ID: fmt.Sprint("a.", i)})})
+		check(err)
+	}
+	_, err = s.Claim(t.Context(), store.Query{Kind: "token", DueBy: now.Add(time.Hour)}, now.Add(time.Hour))
+	check(err)
+	_, err = s.Purge(t.Context(), "ledger", now.Add(time.Hour), 100)
+	check(err)
+	return failed
+}
+
+func TestDamagedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
+	var all sync.WaitGroup
+	for i := range 1000 {
+		all.Go(func() {
+			id := fmt.Sprint("a.", i)
+			if _, err := s.Apply(t.Context(), now, []store.Op{
+				store.Put(store.Record{Kind: "ledger", ID: id, Owner: "li", App: "bookbot", NotAfter: now, Data: []byte(strings.Repeat(id, 20))}),
+				store.Put(store.Record{Kind: "token", ID: id, Owner: "li", App: "bookbot", Due: now, NotAfter: now.Add(time.Hour), Left: 5}),
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	require.NoError(t, s.Close())
+	good, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.False(t, damage(t, good, "nothing", func(file []byte) []byte { return file }))
+	for _, part := range []int{1, 100, 1023, 1024, 5000, len(good) / 2, len(good) - 1024, len(good) - 1} {
+		require.True(t, damage(t, good, fmt.Sprint("cut to ", part), func(file []byte) []byte { return file[:part] }), "cut to %d bytes of %d", part, len(good))
+	}
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 2))
+	found := 0
+	for i := range 60 {
+		if damage(t, good, fmt.Sprintf("seed %d, round %d", seed, i), func(file []byte) []byte {
+			for range 1 + r.IntN(40) {
+				file[r.IntN(len(file))] ^= 1 << r.IntN(8)
+			}
+			return file
+		}) {
+			found++
+		}
+	}
+	t.Logf("seed %d: of 60 files with up to 40 wrong bits each, %d were found out", seed, found)
+	require.Greater(t, found, 10, "seed %d", seed)
 }
 
 func TestOpenAtOnce(t *testing.T) {

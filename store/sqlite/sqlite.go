@@ -13,7 +13,9 @@
 // disk keeps what it says it has kept. There is no fail-over: a copy of the file is as old as it is, and uses that
 // were spent since it was made can be spent again. Copy it with SQLite's own backup (VACUUM INTO, or .backup), never
 // while it is open by other means, and never without its -wal file. It must be on a local disk: locks of network file
-// systems do not hold.
+// systems do not hold. When the disk is full, writes fail, those of one commit together, and the store works again when
+// there is room. SQLite has no checksums over its pages: what is out of shape in a damaged file is an error, a bit that is
+// wrong within a number or a text is not noticed.
 //
 // Format: the table behest_records of package sqlstore, in a file of mode 0600 with -wal (32 MB and more) and -shm beside it
 // while it is open. A List by Owner or App alone goes through all records of the kind; one with a Prefix does not.
@@ -131,7 +133,7 @@ func open(path string) (_ *Store, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	if err := migrate(ctx, s.write); err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	if s.read, err = database(full, "rw", "_query_only=1"); err != nil {
 		return nil, err
@@ -172,6 +174,16 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 }
 
+// explain says what SQLite leaves to be guessed.
+func explain(err error) error {
+	const cannotOpen, readOnlyDirectory = 14, 1544 // SQLITE_CANTOPEN, SQLITE_READONLY_DIRECTORY
+	var cause *sqlite.Error
+	if errors.As(err, &cause) && (cause.Code()&0xff == cannotOpen || cause.Code() == readOnlyDirectory) {
+		return fmt.Errorf("its directory must be writable, for the files -wal and -shm beside it: %w", err)
+	}
+	return err
+}
+
 // prepareFile makes the file if it is missing, and reports what SQLite would tell less clearly.
 func prepareFile(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -188,6 +200,14 @@ func prepareFile(path string) error {
 	}
 	if !info.Mode().IsRegular() {
 		return errors.New("it is not a file")
+	}
+	// An empty file is a new one. SQLite takes what is shorter than a page for new as well, and fills up with zeros what ends within one. Without a log that
+	// would complete it, it has been cut.
+	const smallestPage = 512
+	if n := info.Size(); n%smallestPage != 0 {
+		if log, err := os.Stat(path + "-wal"); err != nil || log.Size() == 0 {
+			return fmt.Errorf("file is not a database, or a part of one: it has %d bytes", n)
+		}
 	}
 	return nil
 }

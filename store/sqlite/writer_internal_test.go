@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,24 +14,25 @@ import (
 	"github.com/behest-go/behest/store/sqlstore"
 )
 
-var at = time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
+var noon = time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
 
 // idle is a writer whose store has no goroutine: the test calls it.
-func idle(t *testing.T) *writer {
+func idle(t *testing.T, settings ...string) *writer {
 	t.Helper()
-	db, err := database(filepath.Join(t.TempDir(), "db"), "rwc", writeSettings)
+	path := filepath.Join(t.TempDir(), "db")
+	db, err := database(path, "rwc", strings.Join(append(settings, writeSettings), "&"))
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	require.NoError(t, sqlstore.Migrate(t.Context(), db, sqlstore.SQLite))
 	conn, err := db.Conn(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	return newWriter(&Store{write: db}, conn)
+	return newWriter(&Store{path: path, write: db}, conn)
 }
 
 // applies is a request, and where its outcome will be.
 func applies(t *testing.T, ops ...store.Op) (*request, *store.Outcome) {
-	call, err := sqlstore.NewCall(at, ops)
+	call, err := sqlstore.NewCall(noon, ops)
 	require.NoError(t, err)
 	return &request{call: call, done: make(chan error, 1)}, &call.Outcome
 }
@@ -49,7 +51,7 @@ func TestGroup(t *testing.T) {
 		add(store.Spend("t", "a.1", 1, nil), store.Put(store.Record{Kind: "l", ID: "a.l", Version: store.AnyVersion}))
 	}
 	purge := &request{done: make(chan error, 1), run: func(tx store.Store) error {
-		_, err := tx.Purge(context.Background(), "", at, 1) // invalid
+		_, err := tx.Purge(context.Background(), "", noon, 1) // invalid
 		return err
 	}}
 	group, outs = append(group, purge), append(outs, nil)
@@ -103,4 +105,82 @@ func TestConnectionIsReplaced(t *testing.T) {
 	r, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.1"}))
 	w.write([]*request{r})
 	require.NoError(t, <-r.done)
+}
+
+// spends is a group of so many spends of one token.
+func spends(t *testing.T, n int) (group []*request, outs []*store.Outcome) {
+	for range n {
+		r, out := applies(t, store.Spend("t", "a.1", 1, nil))
+		group, outs = append(group, r), append(outs, out)
+	}
+	return group, outs
+}
+
+// leftAsOthersSee is what another connection finds.
+func leftAsOthersSee(t *testing.T, w *writer) int64 {
+	db, err := database(w.s.path, "rw", "_query_only=1")
+	require.NoError(t, err)
+	defer db.Close()
+	got, err := sqlstore.Tx(db, sqlstore.SQLite).Get(t.Context(), "t", "a.1")
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+	return got[0].Left
+}
+
+// No write is acknowledged that was not synced. When the disk works again, so does the store, and what it remembers is what is there.
+func TestSyncFails(t *testing.T) {
+	d := newDisk(t)
+	w := idle(t, "vfs="+d.name)
+	first, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.1", Left: 100}))
+	w.write([]*request{first})
+	require.NoError(t, <-first.done)
+	group, _ := spends(t, 10)
+	before := d.syncs.Load()
+	w.write(group)
+	require.Greater(t, d.syncs.Load(), before, "a commit without a sync")
+	for _, r := range group {
+		require.NoError(t, <-r.done)
+	}
+	left := int64(90)
+	for range 3 {
+		d.sync.Store(true)
+		group, _ := spends(t, 10)
+		w.write(group)
+		for _, r := range group {
+			require.ErrorContains(t, <-r.done, "disk I/O error")
+		}
+		require.Equal(t, left, leftAsOthersSee(t, w))
+		d.sync.Store(false)
+		group, outs := spends(t, 2)
+		w.write(group)
+		for i, r := range group {
+			require.NoError(t, <-r.done)
+			left--
+			require.Equal(t, store.Outcome{Left: left}, *outs[i])
+		}
+		require.Equal(t, left, leftAsOthersSee(t, w))
+	}
+}
+
+// The same with a disk on which there is no room: for anything.
+func TestWritesFail(t *testing.T) {
+	d := newDisk(t)
+	w := idle(t, "vfs="+d.name)
+	first, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.1", Left: 100}))
+	w.write([]*request{first})
+	require.NoError(t, <-first.done)
+	for n := range 3 {
+		d.full.Store(true)
+		group, _ := spends(t, 10)
+		w.write(group)
+		for _, r := range group {
+			require.ErrorContains(t, <-r.done, "database or disk is full")
+		}
+		require.Equal(t, int64(100-n), leftAsOthersSee(t, w))
+		d.full.Store(false)
+		group, outs := spends(t, 1)
+		w.write(group)
+		require.NoError(t, <-group[0].done)
+		require.Equal(t, store.Outcome{Left: int64(99 - n)}, *outs[0])
+	}
 }
