@@ -29,7 +29,7 @@ const (
 var arrows = map[string]arrow{
 	"scope":            {},
 	"store":            {tests: []string{"store/storetest"}},
-	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"store/storetest", "internal/crash", "internal/servers", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
+	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"authz", "grant", "scope", "store/storetest", "internal/crash", "internal/servers", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
 	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest", "internal/crash", "modernc.org/libc"}},
 	"store/storetest":  {uses: []string{"store"}},
 	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/servers"}},
