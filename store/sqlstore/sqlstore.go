@@ -85,7 +85,7 @@ func (d Dialect) check() error {
 	return nil
 }
 
-// An Execer is what runs statements in a transaction: a *sql.Tx, or what wraps one, such as sqlx's and xorm's.
+// An Execer is what runs statements in a transaction: a *sql.Tx, a *sqlx.Tx as it is, the *sql.Tx of an xorm session (session.Tx().Tx).
 type Execer interface {
 	// ExecContext is that of *sql.DB and *sql.Tx, as are the others.
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
