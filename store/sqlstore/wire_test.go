@@ -24,9 +24,9 @@ func TestStatementsOnTheWire(t *testing.T) {
 		require.NoError(t, err)
 		return e
 	}
-	// logged are the statements that the server has got from a node. The collector writes behind it: a mark says how far it is.
+	// logged are the statements that the server has got from a node, and how many of them have the form of a use, for which behest_apply has a shorter way. The collector writes behind it: a mark says how far it is.
 	marks := 0
-	logged := func(name string) (statements []string) {
+	logged := func(name string) (statements []string, uses int) {
 		t.Helper()
 		marks++
 		mark := strings.Repeat("mark ", marks) + "end"
@@ -38,6 +38,9 @@ func TestStatementsOnTheWire(t *testing.T) {
 			return strings.Contains(log, "'"+mark+"'")
 		}), "the log does not come")
 		for lines := bufio.NewScanner(strings.NewReader(log)); lines.Scan(); {
+			if strings.HasPrefix(lines.Text(), "|"+name+"|DETAIL:  parameters: $1 = '2031-05-06 07:08:09.123456+00', $2 = 't'") {
+				uses++
+			}
 			rest, ok := strings.CutPrefix(lines.Text(), "|"+name+"|LOG:  ")
 			if !ok {
 				continue
@@ -50,7 +53,7 @@ func TestStatementsOnTheWire(t *testing.T) {
 				statements = append(statements, sql)
 			}
 		}
-		return statements
+		return statements, uses
 	}
 	apply, get := "SELECT behest_apply(", "SELECT kind, id, version"
 	settled := node("settled") // has had a connection, but no grant of this account
@@ -99,15 +102,17 @@ func TestStatementsOnTheWire(t *testing.T) {
 		}},
 	} {
 		require.NoError(t, c.call(node(c.name)), c.name) // each on a node that does it for the first time
-		got := logged(c.name)
+		got, uses := logged(c.name)
+		require.Equal(t, strings.HasPrefix(c.name, "use"), uses == 1, "the way of uses is for all uses: %s", c.name)
 		require.Len(t, got, len(c.want), "%s: %q", c.name, got)
 		for i, want := range c.want {
 			require.True(t, strings.HasPrefix(got[i], want), "%s: %q", c.name, got[i])
 		}
 	}
 	// And on one that has been there for long.
-	before := len(logged("settled"))
+	before, _ := logged("settled")
 	_, err = settled.Use(t.Context(), token, write)
 	require.ErrorIs(t, err, grant.ErrRevoked)
-	require.Len(t, logged("settled"), before+1)
+	after, _ := logged("settled")
+	require.Len(t, after, len(before)+1)
 }
