@@ -33,6 +33,12 @@
 // more is paid by every use. Make your own where you need it. All names are looked up by the search_path of the
 // connection; the database's encoding must be UTF8, its collation does not matter.
 //
+// Speed, as measured with PostgreSQL 15, fsync and pgx on two busy cores, in turns within one run: a whole use of a
+// token (three checks, a spend, a ledger entry) by 12 callers on 1000 tokens is done 63 to 76 times while a bare
+// UPDATE of one of 1000 rows, with RETURNING, is done 100 times; a use of one single token by 64 callers 68 to 100
+// times, and a bare UPDATE of one single row 24 to 36 times. In this folder: go test -run '^$' -bench PostgreSQL
+// -benchtime 10x.
+//
 // Use:
 //
 //	db, err := sql.Open("pgx", dsn)
