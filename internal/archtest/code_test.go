@@ -38,7 +38,7 @@ var arrows = map[string]arrow{
 		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard",
 			goOAuth2, goOAuth2 + "/errors", goOAuth2 + "/models", goOAuth2 + "/server"},
 		tests: []string{"authz/app", "authz/authztest", "store/storetest", "internal/stores",
-			"store/sqlstore", "store/sqlite", "store/redisstore", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite", "github.com/redis/go-redis/v9",
+			"store/sqlstore", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite",
 			goOAuth2 + "/manage", goOAuth2 + "/store", goOAuth2 + "/generates",
 			"golang.org/x/oauth2/..."},
 	},
