@@ -662,6 +662,34 @@ func TestRevokeWhileTheAppIsAtWork(t *testing.T) {
 	})
 }
 
+func TestAnAppAsksAgain(t *testing.T) {
+	s := launch(t, options{apps: pinned})
+	zhang, probe := s.login("zhang-san"), s.probe()
+	zhang.say("42", "", "@probe and tomorrow?")
+	tok := probe.one()
+	post := func(text string) answer {
+		req := request(t, "POST", s.base+"/api/groups/42/messages", "application/json", `{"text":"`+text+`"}`)
+		req.Header.Set("Authorization", "Bearer "+tok.AccessToken)
+		req.Header.Set("Idempotency-Key", `"tomorrow-1"`)
+		return do(t, http.DefaultClient, req)
+	}
+	first := post("Lord Jim.")
+	require.Equal(t, http.StatusCreated, first.status)
+	for range 3 {
+		again := post("Lord Jim.")
+		require.Equal(t, http.StatusCreated, again.status)
+		require.Equal(t, string(first.body), string(again.body))
+		require.Equal(t, "true", again.header.Get("Idempotency-Replayed"))
+	}
+	probe.refused(post("Nostromo."), http.StatusUnprocessableEntity, "key_reused")
+	require.Len(t, zhang.list("42"), 2, "the question, and one answer")
+	for range 2 {
+		require.Equal(t, http.StatusCreated, probe.api(tok, "POST", "/groups/42/messages", `{"text":"more"}`).status)
+	}
+	require.Equal(t, http.StatusCreated, post("Lord Jim.").status, "also when the token is used up")
+	probe.refused(probe.api(tok, "POST", "/groups/42/messages", `{"text":"more"}`), http.StatusUnauthorized, "used_up")
+}
+
 func TestATokenExpires(t *testing.T) {
 	s := launch(t, options{apps: pinned})
 	zhang, probe := s.login("zhang-san"), s.probe()
