@@ -58,16 +58,16 @@
 // a key is the grant's: another grant may use it for something else. The first request with a key runs; the key is
 // written together with the use, the answer afterwards. Each retry with the same method, URL and body gets that answer,
 // with "Idempotency-Replayed: true": the handler does not run again and no use is spent, so also after the last one.
-// What else may be answered, each with an error_reason:
+// What else may be answered, always with the error invalid_request, and with an error_reason where one is named:
 //
-//	400 invalid_request   the header is malformed, too long or there twice
+//	400                   the header is malformed, too long or there twice
 //	409 key_in_flight     the first request is not over. Retry-After is as long as that has taken, 1 to 60 seconds. If
-//	                      its server has died, or the store could not take the answer, this is all that is ever said:
-//	                      whether it was done is not known, and it is never done again with this key
+//	                      its server has died, or the store could not take the answer, this is all that is said until
+//	                      the token expires: whether it was done is not known, and with this key it is never done again
 //	409 answer_not_kept   it was carried out, or broken off by a panic, and its answer is not kept: a body of more than
 //	                      64 KiB, a header of more than 8 KiB, a connection that was taken over, a handler that said
 //	                      nothing because its client had gone
-//	413 invalid_request   the body has more than 1 MiB, which is how much of it is compared
+//	413                   the body has more than 1 MiB, which is how much of it is compared
 //	422 key_reused        the same key with another method, URL (the host does not count) or body
 //
 // An answer is kept whatever its status, 5xx included: the use is spent, and half of the work may be done. Only with
@@ -76,9 +76,10 @@
 // refusal instead of the answer. So keys live as long as their token.
 //
 // The answer is held back until the handler returns, flushes or exceeds 64 KiB, so that who has read it to its end
-// finds it recorded. It lies in the store, in the clear, as a record of kind "once" in the account's aggregate, and may
-// hold what the user sees; it is purged an hour after the token's end. Of the header it has what the handler has set
-// itself, without cookies and trailers.
+// finds it recorded. Of its header it has what the handler has set itself, without cookies and trailers. It lies in the
+// store, in the clear, as a record of kind "once" in the account's aggregate, and may hold what the user sees; it is
+// purged an hour after the token's end. Until then it takes its room, also for tokens without a count and for actions
+// that cost nothing: limit the rate of such routes.
 //
 // # Two servers
 //

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -32,7 +33,8 @@ type shared struct {
 	dbs   [2]*sql.DB // nil: no transactions
 	d     sqlstore.Dialect
 	mu    sync.Mutex
-	done  []string // effects, without transactions
+	done  []string     // effects, without transactions
+	log   lockedBuffer // of all servers
 }
 
 // errRolledBack is a transaction that the handler gave up.
@@ -187,7 +189,9 @@ func openPostgres(t testing.TB, dsn string) *sql.DB {
 func (s *shared) servers(t *testing.T, uses int) (nodes [2]*authz.Server, token string) {
 	t.Helper()
 	for i := range nodes {
-		one, _ := bubble(t, 1, func(c *authz.Config) { c.Store, c.Triggers[0].Uses = s.nodes[i], uses })
+		one, _ := bubble(t, 1, func(c *authz.Config) {
+			c.Store, c.Triggers[0].Uses, c.Log = s.nodes[i], uses, slog.New(slog.NewTextHandler(&s.log, nil))
+		})
 		nodes[i] = one[0]
 	}
 	issued, err := nodes[0].Emit(t.Context(), bubbleMention("m1"))
@@ -354,6 +358,9 @@ func TestSpendRolledBack(t *testing.T) {
 				return
 			}
 			w.WriteHeader(status)
+			if r.Header.Get("X-Flush") != "" {
+				w.(http.Flusher).Flush()
+			}
 		}))
 		for _, status = range []int{500, 404, 201} { // the last one is not true, and found out
 			rec := serve(h, withToken(token, "k", ""))
@@ -364,7 +371,13 @@ func TestSpendRolledBack(t *testing.T) {
 			}
 			require.Equal(t, want, rec.Code)
 			require.Empty(t, rec.Header().Get("Idempotency-Replayed"))
+			require.Equal(t, status == 201, strings.Contains(s.log.String(), "not in the store"), s.log.String())
 		}
+		// What is on its way already cannot be taken back; the log has it.
+		r := withToken(token, "k", "")
+		r.Header.Set("X-Flush", "1")
+		require.Equal(t, 201, serve(h, r).Code)
+		require.Equal(t, 2, strings.Count(s.log.String(), "not in the store"))
 		require.Len(t, s.effects(t), 1)
 		rollBack = false
 		require.Equal(t, 201, serve(h, withToken(token, "k", "")).Code)
