@@ -15,8 +15,9 @@ import (
 // time: what it misses is found by looking, every 5 seconds while it listens (sooner where codes live for less than 20
 // seconds), and every 250 ms while it does not.
 //
-// A redisstore.Store is one, by pub/sub. Within one process Emit and Decide wake by themselves. On a store that other
-// processes share and that cannot tell, such as SQLite, looking is all there is.
+// A redisstore.Store is one, by pub/sub; sqlstore.Listen makes one for PostgreSQL, by NOTIFY. Within one process Emit
+// and Decide wake by themselves. On a store that other processes share and that cannot tell, such as SQLite, looking
+// is all there is.
 type Waker interface {
 	// Watch calls woke with "" once it listens, and then for each delivery that becomes due on any node, this one
 	// included, with the app that it is for, or with "" where it does not know. It returns when ctx is done or when

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite"
 
 	"github.com/behest-go/behest/authz"
@@ -181,4 +182,25 @@ func ExampleTx_use() {
 	// grant: used up: 0 left, message.write costs 1
 	// zhang-san via bookbot: the blue one
 	// zhang-san via bookbot: the red one
+}
+
+// With pgx, nodes hear of each other's grants: give the Listener to package authz as Config.Waker. (Compiled and not
+// run, since it needs a server.)
+func ExampleListen() {
+	db, err := sql.Open("pgx", "postgres://social@db.internal/social")
+	if err != nil {
+		panic(err)
+	}
+	defer db.Close()
+	waker := sqlstore.Listen(db, func(ctx context.Context, conn any) (string, error) {
+		n, err := conn.(*stdlib.Conn).Conn().WaitForNotification(ctx)
+		if err != nil {
+			return "", err
+		}
+		return n.Payload, nil
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err = waker.Watch(ctx, func(app string) { fmt.Printf("look for what is due for %q\n", app) })
+	fmt.Println(err) // why it does not listen any more
 }

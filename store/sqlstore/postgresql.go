@@ -77,7 +77,7 @@ func newCall(now time.Time, ops []store.Op) call {
 
 // isUse reports whether ops are of the form for which behest_apply has a way of its own: what every use of a token is.
 func isUse(ops []store.Op) bool {
-	if len(ops) != 5 || ops[3].Verb != store.VerbSpend || ops[3].Init || ops[3].N == 0 || ops[4].Verb != store.VerbPut || ops[4].Record.Version != 0 {
+	if len(ops) != 5 || ops[3].Verb != store.VerbSpend || ops[3].Init || ops[3].N == 0 || ops[4].Verb != store.VerbPut || ops[4].Record.Version != 0 || !isNever(ops[4].Record.Due) {
 		return false
 	}
 	for i := range ops[:3] {

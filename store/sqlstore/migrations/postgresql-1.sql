@@ -19,6 +19,11 @@ CREATE INDEX behest_records_app_due ON behest_records (kind, left(app, 100), due
 -- next
 CREATE INDEX behest_records_not_after ON behest_records (kind, not_after) WHERE not_after IS NOT NULL;
 -- next
+-- Until when somebody listens: one row, which they put off.
+CREATE TABLE behest_listening (until timestamptz NOT NULL) WITH (fillfactor = 10);
+-- next
+INSERT INTO behest_listening VALUES ('-infinity');
+-- next
 -- An Apply in one round trip. It locks the aggregate and looks only then: each statement in here sees all that was committed before it began, as
 -- READ COMMITTED has it, so nothing that is checked changes before the end of the transaction. It also locks the rows that it finds, since
 -- claims and purges do not lock aggregates but skip such rows. Nothing in here fails because of what a caller asked for.
@@ -118,6 +123,10 @@ BEGIN
 					words[w+5]::timestamptz, words[w+6]::timestamptz, numbers[v+3] - amount, substring(content FROM start FOR numbers[v+5]::int));
 			ELSIF verb = 2 AND was[i] > 0 THEN
 				DELETE FROM behest_records r WHERE r.kind = akind AND r.id = aid;
+			END IF;
+			-- Who listens hears of it with the commit. Only then, and not for uses: NOTIFY has commits wait for each other.
+			IF verb = 1 AND words[w+5]::timestamptz <= at AND EXISTS (SELECT FROM behest_listening WHERE until > now()) THEN
+				PERFORM pg_notify('behest_' || 'behest_records'::regclass::oid, words[w+4]);
 			END IF;
 			start := start + numbers[v+5];
 		END IF;
