@@ -11,7 +11,7 @@ import (
 
 const (
 	purgeEvery   = time.Minute
-	purgeStep    = 500                   // records at once: a few milliseconds of a writer's time
+	purgeStep    = 500                   // records at once: measured 1 ms in memory, 3 on SQLite, 9 on PostgreSQL and Redis
 	purgePause   = 25 * time.Millisecond // between steps, for everybody else
 	purgeLease   = 30 * time.Second      // after which another takes over from a server that died
 	purgeTimeout = 10 * time.Second      // of a step: less than what is left of the lease when one begins
