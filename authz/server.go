@@ -231,7 +231,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.deliverer.Run(ctx) })
 	if s.waker != nil {
-		wg.Go(func() { watch(ctx, s.waker, s.wake, s.log) })
+		wg.Go(func() { listen(ctx, s.waker, s.wake, s.log) })
 	}
 	wg.Go(func() {
 		refusals := &outage{what: "refusals are not yet in the ledger", log: s.log}

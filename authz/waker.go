@@ -15,40 +15,40 @@ import (
 // time: what it misses is found by looking, every 5 seconds while it listens (sooner where codes live for less than 20
 // seconds), and every 250 ms while it does not.
 //
-// A redisstore.Store is one, by pub/sub; sqlstore.Listen makes one for PostgreSQL, by NOTIFY. Within one process Emit
+// A redisstore.Store is one, by pub/sub; sqlstore.NewListener makes one for PostgreSQL, by NOTIFY. Within one process Emit
 // and Decide wake by themselves. On a store that other processes share and that cannot tell, such as SQLite, looking
 // is all there is.
 type Waker interface {
-	// Watch calls woke with "" once it listens, and then for each delivery that becomes due on any node, this one
+	// Listen calls woke with "" once it listens, and then for each delivery that becomes due on any node, this one
 	// included, with the app that it is for, or with "" where it does not know. It returns when ctx is done or when
 	// it cannot listen any more, and is called again after a pause. woke does not block.
-	Watch(ctx context.Context, woke func(app string)) error
+	Listen(ctx context.Context, woke func(app string)) error
 }
 
 const (
-	slowLook    = 5 * time.Second
-	watchAgain  = 250 * time.Millisecond // the first pause before another Watch
-	watchSeldom = 5 * time.Second        // and the longest
+	slowLook     = 5 * time.Second
+	listenAgain  = 250 * time.Millisecond // the first pause before another Listen
+	listenSeldom = 5 * time.Second        // and the longest
 )
 
-// watch listens until ctx is done.
-func watch(ctx context.Context, w Waker, to *wakeup, log *slog.Logger) {
+// listen listens until ctx is done.
+func listen(ctx context.Context, w Waker, to *wakeup, log *slog.Logger) {
 	away := &outage{what: "waker", log: log}
-	for pause := watchAgain; ; pause = min(2*pause, watchSeldom) {
-		err := w.Watch(ctx, func(app string) {
+	for pause := listenAgain; ; pause = min(2*pause, listenSeldom) {
+		err := w.Listen(ctx, func(app string) {
 			if to.listen(true) {
 				away.note(ctx, nil)
 			}
 			to.wake(app)
 		})
 		if to.listen(false) {
-			pause = watchAgain
+			pause = listenAgain
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err == nil {
-			err = errors.New("Watch returned")
+			err = errors.New("Listen returned")
 		}
 		away.note(ctx, err)
 		select {

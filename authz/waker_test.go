@@ -22,23 +22,23 @@ import (
 	"github.com/behest-go/behest/store"
 )
 
-// A hub is a store that tells its watchers of what is due.
+// A hub is a store that tells its listeners of what is due.
 type hub struct {
 	store.Store
-	mu      sync.Mutex
-	watched map[int]func(app string)
-	serial  int
-	cut     chan struct{} // closed to end all that watch
-	away    bool          // nobody can watch
-	lossy   atomic.Bool   // nobody is told
-	claims  sync.Map      // kind and app: *atomic.Int64
+	mu        sync.Mutex
+	listeners map[int]func(app string)
+	serial    int
+	cut       chan struct{} // closed to end all that listen
+	away      bool          // nobody can listen
+	lossy     atomic.Bool   // nobody is told
+	claims    sync.Map      // kind and app: *atomic.Int64
 }
 
 func newHub() *hub {
-	return &hub{Store: store.NewMemory(), watched: map[int]func(string){}, cut: make(chan struct{})}
+	return &hub{Store: store.NewMemory(), listeners: map[int]func(string){}, cut: make(chan struct{})}
 }
 
-func (h *hub) Watch(ctx context.Context, woke func(app string)) error {
+func (h *hub) Listen(ctx context.Context, woke func(app string)) error {
 	h.mu.Lock()
 	if h.away {
 		h.mu.Unlock()
@@ -46,13 +46,13 @@ func (h *hub) Watch(ctx context.Context, woke func(app string)) error {
 	}
 	h.serial++
 	id, cut := h.serial, h.cut
-	h.watched[id] = woke
+	h.listeners[id] = woke
 	h.mu.Unlock()
 	woke("")
 	defer func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.watched, id)
+		delete(h.listeners, id)
 	}()
 	select {
 	case <-ctx.Done():
@@ -78,7 +78,7 @@ func (h *hub) Apply(ctx context.Context, now time.Time, ops []store.Op) (store.O
 		defer h.mu.Unlock()
 		for _, op := range ops {
 			if r := &op.Record; op.Verb == store.VerbPut && !r.Due.IsZero() && !r.Due.After(now) {
-				for _, woke := range h.watched {
+				for _, woke := range h.listeners {
 					woke(r.App)
 				}
 			}

@@ -58,7 +58,7 @@ func onPostgres(t *testing.T, addr string) handle {
 	require.NoError(t, sqlstore.Migrate(t.Context(), db, sqlstore.PostgreSQL))
 	s, err := sqlstore.New(db, sqlstore.PostgreSQL)
 	require.NoError(t, err)
-	return handle{s, sqlstore.Listen(db, waits)}
+	return handle{s, sqlstore.NewListener(db, waits)}
 }
 
 func onRedis(t *testing.T, addrs ...string) handle {
@@ -135,8 +135,8 @@ type heard struct {
 	listens chan struct{}
 }
 
-func (h heard) Watch(ctx context.Context, woke func(app string)) error {
-	return h.Waker.Watch(ctx, func(app string) {
+func (h heard) Listen(ctx context.Context, woke func(app string)) error {
+	return h.Waker.Listen(ctx, func(app string) {
 		select {
 		case h.listens <- struct{}{}:
 		default:

@@ -45,7 +45,7 @@
 //	behest:{3f}:x:token         ID by NotAfter
 //
 // An Apply that puts what is due (a delivery, not a use) also publishes its App on the channel behest:due, within the
-// same command, for [Store.Watch]. It is a channel of the whole cluster. Where there are ACLs, grant &behest:due; who
+// same command, for [Store.Listen]. It is a channel of the whole cluster. Where there are ACLs, grant &behest:due; who
 // may not publish writes all the same, and nobody is told.
 //
 // Use:

@@ -43,7 +43,7 @@ func ExampleOpen_cluster() {
 
 // A node hears of what another has put that is due. Package authz does this by itself for a Store that it is given.
 // (Compiled and not run.)
-func ExampleStore_Watch() {
+func ExampleStore_Listen() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
@@ -53,7 +53,7 @@ func ExampleStore_Watch() {
 		fmt.Println(err)
 		return
 	}
-	err = s.Watch(ctx, func(app string) { fmt.Printf("look for what is due for %q\n", app) })
+	err = s.Listen(ctx, func(app string) { fmt.Printf("look for what is due for %q\n", app) })
 	fmt.Println(err) // why it does not listen any more
 }
 

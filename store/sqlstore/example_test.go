@@ -186,13 +186,13 @@ func ExampleTx_use() {
 
 // With pgx, nodes hear of each other's grants: give the Listener to package authz as Config.Waker. (Compiled and not
 // run, since it needs a server.)
-func ExampleListen() {
+func ExampleNewListener() {
 	db, err := sql.Open("pgx", "postgres://social@db.internal/social")
 	if err != nil {
 		panic(err)
 	}
 	defer db.Close()
-	waker := sqlstore.Listen(db, func(ctx context.Context, conn any) (string, error) {
+	waker := sqlstore.NewListener(db, func(ctx context.Context, conn any) (string, error) {
 		n, err := conn.(*stdlib.Conn).Conn().WaitForNotification(ctx)
 		if err != nil {
 			return "", err
@@ -201,6 +201,6 @@ func ExampleListen() {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	err = waker.Watch(ctx, func(app string) { fmt.Printf("look for what is due for %q\n", app) })
+	err = waker.Listen(ctx, func(app string) { fmt.Printf("look for what is due for %q\n", app) })
 	fmt.Println(err) // why it does not listen any more
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A Listener tells of what becomes due, whichever node put it, by PostgreSQL's LISTEN and NOTIFY. Make it with Listen.
+// A Listener tells of what becomes due, whichever node put it, by PostgreSQL's LISTEN and NOTIFY. Make it with NewListener.
 // It is what package authz calls a Waker.
 type Listener struct {
 	db      *sql.DB
@@ -17,9 +17,9 @@ type Listener struct {
 	renewal time.Duration // how often to say that somebody listens, which shows that the connection is alive
 }
 
-// Listen returns a Listener on a PostgreSQL database whose search_path leads to the records of a Store. It talks to
-// the database in Watch only, which keeps one connection of db for itself: leave room for it. A pooler that gives out
-// connections for one transaction (PgBouncer) cannot listen: give Listen a database of its own, without the pooler.
+// NewListener returns a Listener on a PostgreSQL database whose search_path leads to the records of a Store. It talks to
+// the database in Listen only, which keeps one connection of db for itself: leave room for it. A pooler that gives out
+// connections for one transaction (PgBouncer) cannot listen: give it a database of its own, without the pooler.
 //
 // To wait for a notification is the driver's business. next does it on a connection of the driver, which is what the
 // Raw method of a *sql.Conn gives, and returns the payload; when ctx is done it returns an error that wraps ctx's and
@@ -33,7 +33,7 @@ type Listener struct {
 //		return n.Payload, nil
 //	}
 //
-// lib/pq waits on connections of its own: write your Watch over a pq.Listener then. The channel is 'behest_' ||
+// lib/pq waits on connections of its own: write your Listen over a pq.Listener then. The channel is 'behest_' ||
 // 'behest_records'::regclass::oid, the payload the app (an odd one begins with "\"), and nothing is sent but while
 // behest_listening.until is not over: put it off by 90 seconds at first and every 30.
 //
@@ -41,19 +41,19 @@ type Listener struct {
 // somebody listens issues share no sync of the disk: 16 writers made about as many grants a second as one alone, 940 to
 // 1070, and 1930 while nobody listened (a shared machine with two cores). Uses notify nobody and were as fast as before.
 // Where many hundreds of grants are issued a second, do not listen: looking every 250 ms finds some each time.
-func Listen(db *sql.DB, next func(ctx context.Context, driverConn any) (payload string, err error)) *Listener {
+func NewListener(db *sql.DB, next func(ctx context.Context, driverConn any) (payload string, err error)) *Listener {
 	return &Listener{db: db, next: next, renewal: 30 * time.Second}
 }
 
-// Watch calls woke with "" once it listens, and then, for each record that an Apply of any process puts and that is
+// Listen calls woke with "" once it listens, and then, for each record that an Apply of any process puts and that is
 // due by then, with its App, once that is committed. It returns an error when ctx is done or the connection fails:
 // what is put until it is called again is not told of. woke must not block.
-func (l *Listener) Watch(ctx context.Context, woke func(app string)) error {
-	err := l.watch(ctx, woke)
-	return session{d: PostgreSQL}.fail(ctx, err, "watch")
+func (l *Listener) Listen(ctx context.Context, woke func(app string)) error {
+	err := l.listen(ctx, woke)
+	return session{d: PostgreSQL}.fail(ctx, err, "listen")
 }
 
-func (l *Listener) watch(ctx context.Context, woke func(app string)) error {
+func (l *Listener) listen(ctx context.Context, woke func(app string)) error {
 	if l.db == nil || l.next == nil {
 		return errors.New("no database, or nothing that waits")
 	}

@@ -24,7 +24,7 @@ func pgxNext(ctx context.Context, conn any) (string, error) {
 	return n.Payload, nil
 }
 
-// heard runs a Watch until the test ends, and waits until it listens.
+// heard runs a Listen until the test ends, and waits until it listens.
 func heard(t *testing.T, l *Listener) (told chan string, ended chan error) {
 	t.Helper()
 	told, ended = make(chan string, 10_000), make(chan error, 1)
@@ -32,7 +32,7 @@ func heard(t *testing.T, l *Listener) (told chan string, ended chan error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ended <- l.Watch(ctx, func(app string) { told <- app })
+		ended <- l.Listen(ctx, func(app string) { told <- app })
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	require.Empty(t, next(t, told))
@@ -82,7 +82,7 @@ func TestListen(t *testing.T) {
 	require.NoError(t, err)
 	far, err := New(other, PostgreSQL)
 	require.NoError(t, err)
-	told, _ := heard(t, Listen(b, pgxNext))
+	told, _ := heard(t, NewListener(b, pgxNext))
 
 	t.Run("what is due and nothing else", func(t *testing.T) {
 		do(t, s, store.Put(store.Record{Kind: "token", ID: "a.t", Left: 9}))
@@ -141,12 +141,12 @@ func TestListen(t *testing.T) {
 		require.Equal(t, "somebody", next(t, told))
 		// Renewing never makes it less.
 		var left float64
-		_, _ = heard(t, Listen(b, pgxNext))
+		_, _ = heard(t, NewListener(b, pgxNext))
 		require.NoError(t, a.QueryRow("SELECT extract(epoch FROM until - now()) FROM behest_listening").Scan(&left))
 		require.Greater(t, left, 3000.0)
 	})
 	t.Run("in silence", func(t *testing.T) {
-		l := Listen(b, pgxNext)
+		l := NewListener(b, pgxNext)
 		l.renewal = 20 * time.Millisecond
 		waits := make(chan struct{}, 1000)
 		l.next = func(ctx context.Context, conn any) (string, error) {
@@ -163,31 +163,31 @@ func TestListen(t *testing.T) {
 	t.Run("until it is told to end", func(t *testing.T) {
 		before := b.Stats().OpenConnections
 		ctx, cancel := context.WithCancel(t.Context())
-		err := Listen(b, pgxNext).Watch(ctx, func(string) { cancel() })
+		err := NewListener(b, pgxNext).Listen(ctx, func(string) { cancel() })
 		require.ErrorIs(t, err, context.Canceled)
-		require.ErrorContains(t, err, "sqlstore: PostgreSQL: watch: ")
+		require.ErrorContains(t, err, "sqlstore: PostgreSQL: listen: ")
 		require.LessOrEqual(t, b.Stats().OpenConnections, before, "a connection that listens goes back to the others")
-		require.ErrorIs(t, Listen(b, pgxNext).Watch(ctx, func(string) { t.Error("told") }), context.Canceled)
+		require.ErrorIs(t, NewListener(b, pgxNext).Listen(ctx, func(string) { t.Error("told") }), context.Canceled)
 	})
 	t.Run("of a server that goes and comes", func(t *testing.T) {
-		_, ended := heard(t, Listen(b, pgxNext))
+		_, ended := heard(t, NewListener(b, pgxNext))
 		server.Kill()
 		err := <-ended
-		require.ErrorContains(t, err, "sqlstore: PostgreSQL: watch: ")
-		require.ErrorContains(t, Listen(b, pgxNext).Watch(t.Context(), func(string) { t.Error("told") }), "sqlstore: PostgreSQL: watch: ")
+		require.ErrorContains(t, err, "sqlstore: PostgreSQL: listen: ")
+		require.ErrorContains(t, NewListener(b, pgxNext).Listen(t.Context(), func(string) { t.Error("told") }), "sqlstore: PostgreSQL: listen: ")
 		server.Start()
 		var again chan string
 		require.Eventually(t, func() bool { return b.Ping() == nil }, 20*time.Second, 10*time.Millisecond)
-		again, _ = heard(t, Listen(b, pgxNext))
+		again, _ = heard(t, NewListener(b, pgxNext))
 		require.Eventually(t, func() bool { return a.Ping() == nil }, 20*time.Second, 10*time.Millisecond)
 		do(t, s, put("e.1", "back", moment))
 		require.Equal(t, "back", next(t, again))
 	})
 	t.Run("of nothing", func(t *testing.T) {
 		unmigrated := admin
-		for _, l := range []*Listener{Listen(nil, pgxNext), Listen(b, nil), Listen(unmigrated, pgxNext),
-			Listen(b, func(context.Context, any) (string, error) { return "", errors.New("no such driver") })} {
-			require.ErrorContains(t, l.Watch(t.Context(), func(string) {}), "sqlstore: PostgreSQL: watch: ")
+		for _, l := range []*Listener{NewListener(nil, pgxNext), NewListener(b, nil), NewListener(unmigrated, pgxNext),
+			NewListener(b, func(context.Context, any) (string, error) { return "", errors.New("no such driver") })} {
+			require.ErrorContains(t, l.Listen(t.Context(), func(string) {}), "sqlstore: PostgreSQL: listen: ")
 		}
 	})
 }

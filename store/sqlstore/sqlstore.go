@@ -50,7 +50,7 @@
 //	out, err := sqlstore.Tx(tx, sqlstore.PostgreSQL).Apply(ctx, now, ops)
 //	err = tx.Commit()
 //
-// With [Listen], nodes on PostgreSQL hear of what others put that is due, so that they need not look all the time.
+// With a [Listener], nodes on PostgreSQL hear of what others put that is due, so that they need not look all the time.
 //
 // For a file of one's own, with nothing to set up, see package sqlite.
 package sqlstore

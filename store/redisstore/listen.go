@@ -11,27 +11,27 @@ import (
 	"github.com/behest-go/behest/store"
 )
 
-// watchPing is for how long a connection may be silent before it must show that it is alive, and again until it is
+// listenPing is for how long a connection may be silent before it must show that it is alive, and again until it is
 // given up.
-const watchPing = 10 * time.Second
+const listenPing = 10 * time.Second
 
 // channel is where an Apply publishes the apps of what it puts that is due.
 func (s *Store) channel() string { return s.prefix + ":due" }
 
-// Watch calls woke with "" once the server has said that it listens, and then, for each record that an Apply of any
+// Listen calls woke with "" once the server has said that it listens, and then, for each record that an Apply of any
 // process puts and that is due by then, with its App. It returns an error when ctx is done or the connection fails:
 // what is put until it is called again is not told of. It takes one connection beside the client's pool. woke must not
 // block. A Store is so what package authz calls a Waker.
-func (s *Store) Watch(ctx context.Context, woke func(app string)) error {
+func (s *Store) Listen(ctx context.Context, woke func(app string)) error {
 	if err := ctx.Err(); err != nil {
-		return fail("watch", err)
+		return fail("listen", err)
 	}
 	sub := s.client.Subscribe(ctx, s.channel())
 	defer func() { _ = sub.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() }) // go-redis waits for bytes, whatever ctx says
 	defer stop()
 	for silent := false; ; {
-		got, err := sub.ReceiveTimeout(ctx, watchPing)
+		got, err := sub.ReceiveTimeout(ctx, listenPing)
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() && !silent {
 			silent = true
@@ -40,10 +40,10 @@ func (s *Store) Watch(ctx context.Context, woke func(app string)) error {
 			}
 		}
 		if over := ctx.Err(); over != nil {
-			return fail("watch", over)
+			return fail("listen", over)
 		}
 		if err != nil {
-			return fail("watch", err)
+			return fail("listen", err)
 		}
 		silent = false
 		switch got := got.(type) {

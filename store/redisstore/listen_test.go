@@ -17,15 +17,15 @@ import (
 	"github.com/behest-go/behest/store/redisstore"
 )
 
-// watched runs a Watch until the test ends, and waits until it listens.
-func watched(t *testing.T, s *redisstore.Store) (told chan string, ended chan error) {
+// listens runs a Listen until the test ends, and waits until it listens.
+func listens(t *testing.T, s *redisstore.Store) (told chan string, ended chan error) {
 	t.Helper()
 	told, ended = make(chan string, 10_000), make(chan error, 1)
 	ctx, cancel := context.WithCancel(background)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ended <- s.Watch(ctx, func(app string) { told <- app })
+		ended <- s.Listen(ctx, func(app string) { told <- app })
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	require.Empty(t, hear(t, told))
@@ -51,8 +51,8 @@ func due(id, app string, at time.Time) store.Op {
 func tells(t *testing.T, writer, listener redis.UniversalClient) {
 	prefix := fresh()
 	s := open(t, writer, prefix)
-	told, _ := watched(t, open(t, listener, prefix))
-	other, _ := watched(t, open(t, listener, fresh()))
+	told, _ := listens(t, open(t, listener, prefix))
+	other, _ := listens(t, open(t, listener, fresh()))
 
 	account(t, s, "a1", 9)
 	apply(t, s, use("a1", "1")...)
@@ -87,7 +87,7 @@ func tells(t *testing.T, writer, listener redis.UniversalClient) {
 	require.Empty(t, other, "another store's")
 }
 
-func TestWatch(t *testing.T) {
+func TestListen(t *testing.T) {
 	server := quiet(t)
 	for name, f := range map[string]func(*redis.Options){
 		"plain":                 func(*redis.Options) {},
@@ -98,56 +98,56 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-func TestWatchCluster(t *testing.T) {
+func TestListenCluster(t *testing.T) {
 	nodes := cluster(t)
 	tells(t, clusterClient(t, nodes), clusterClient(t, nodes))
 }
 
-// A Watch ends when it is told to, and when its connection does; another one listens again.
-func TestWatchEnds(t *testing.T) {
+// A Listen ends when it is told to, and when its connection does; another one listens again.
+func TestListenEnds(t *testing.T) {
 	server := start(t, "--save", "", "--appendonly", "yes")
 	s := open(t, server.client(), fresh())
 	ctx, cancel := context.WithCancel(background)
-	err := s.Watch(ctx, func(string) { cancel() })
+	err := s.Listen(ctx, func(string) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorContains(t, err, "redisstore: watch: ")
-	require.ErrorIs(t, s.Watch(ctx, func(string) { t.Error("told") }), context.Canceled)
+	require.ErrorContains(t, err, "redisstore: listen: ")
+	require.ErrorIs(t, s.Listen(ctx, func(string) { t.Error("told") }), context.Canceled)
 
-	_, ended := watched(t, s)
+	_, ended := listens(t, s)
 	server.kill()
 	select {
 	case err := <-ended:
-		require.ErrorContains(t, err, "redisstore: watch: ")
+		require.ErrorContains(t, err, "redisstore: listen: ")
 	case <-time.After(20 * time.Second):
 		t.Fatal("it does not notice")
 	}
-	require.ErrorContains(t, s.Watch(background, func(string) { t.Error("told") }), "redisstore: watch: ")
+	require.ErrorContains(t, s.Listen(background, func(string) { t.Error("told") }), "redisstore: listen: ")
 	server.restart()
-	told, _ := watched(t, s)
+	told, _ := listens(t, s)
 	apply(t, s, due("a1.1", "app", now))
 	require.Equal(t, "app", hear(t, told))
 }
 
 // Who may not publish writes all the same.
-func TestWatchWithoutPermission(t *testing.T) {
+func TestListenWithoutPermission(t *testing.T) {
 	server := quiet(t)
 	c := server.client()
 	require.NoError(t, c.Do(background, "acl", "setuser", "mute", "on", ">secret", "~*", "+@all", "resetchannels").Err())
 	mute := server.client(func(o *redis.Options) { o.Username, o.Password = "mute", "secret" })
 	prefix := fresh()
 	s := open(t, mute, prefix)
-	told, _ := watched(t, open(t, c, prefix))
+	told, _ := listens(t, open(t, c, prefix))
 	apply(t, s, due("a1.1", "app", now))
 	got, err := s.Claim(background, store.Query{Kind: "push", DueBy: now}, now.Add(time.Minute))
 	require.NoError(t, err)
 	require.Len(t, got, 1)
 	apply(t, open(t, c, prefix), due("a1.2", "loud", now))
 	require.Equal(t, "loud", hear(t, told), "and nothing before")
-	require.ErrorContains(t, s.Watch(background, func(string) { t.Error("told") }), "redisstore: watch: ")
+	require.ErrorContains(t, s.Listen(background, func(string) { t.Error("told") }), "redisstore: listen: ")
 }
 
 // An issue publishes in its one command, and a use publishes nothing.
-func TestWatchCostsNoCommand(t *testing.T) {
+func TestListenCostsNoCommand(t *testing.T) {
 	server := quiet(t)
 	s := open(t, server.client(), "cost")
 	account(t, s, "a1", 9)
