@@ -46,8 +46,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	always   Fault
 	once     []planned
-	harmed   int
-	seen     int  // bytes of the last answer to a request that was waited for
+	harmed   Harm
 	closed   bool // takes no connections
 	conns    map[net.Conn]bool
 }
@@ -55,6 +54,12 @@ type Proxy struct {
 type planned struct {
 	marker string
 	fault  Fault
+}
+
+// A Harm is what a Proxy has done so far.
+type Harm struct {
+	Requests        int // that were harmed
+	Request, Answer int // bytes of the last one, and of its answer as far as it came with its first bytes
 }
 
 // StartProxy starts a proxy in front of the server at addr, until the test ends.
@@ -102,12 +107,11 @@ func (p *Proxy) Once(marker string, f Fault) {
 	p.once = append(p.once, planned{marker, f})
 }
 
-// Harmed is how many requests have been harmed, and how many bytes the last answer had that was harmed: all that came
-// with the server's first.
-func (p *Proxy) Harmed() (requests, answer int) {
+// Harmed says what has been harmed.
+func (p *Proxy) Harmed() Harm {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.harmed, p.seen
+	return p.harmed
 }
 
 // Refuse ends connections at once, those that are there and new ones, until it is told otherwise.
@@ -149,12 +153,12 @@ func (p *Proxy) fault(request []byte) Fault {
 	for i, o := range p.once {
 		if bytes.Contains(request, []byte(o.marker)) {
 			p.once = append(p.once[:i], p.once[i+1:]...)
-			p.harmed++
+			p.harmed = Harm{Requests: p.harmed.Requests + 1, Request: len(request)}
 			return o.fault
 		}
 	}
 	if p.always.kind != faultNone {
-		p.harmed++
+		p.harmed = Harm{Requests: p.harmed.Requests + 1, Request: len(request)}
 	}
 	return p.always
 }
@@ -192,7 +196,7 @@ func (p *Proxy) serve(ctx context.Context, in net.Conn) {
 			mu.Unlock()
 			if f.kind != faultNone {
 				p.mu.Lock()
-				p.seen = n
+				p.harmed.Answer = n
 				p.mu.Unlock()
 			}
 			switch f.kind {

@@ -148,7 +148,7 @@ func TestProxy(t *testing.T) {
 		{"never", servers.Hang(), "hello", "", true},
 	} {
 		p.Once("hello", c.fault)
-		before, _ := p.Harmed()
+		before := p.Harmed().Requests
 		conn, err := net.Dial("tcp", p.Addr())
 		require.NoError(t, err)
 		began := time.Now()
@@ -170,8 +170,11 @@ func TestProxy(t *testing.T) {
 		if c.hears == "hello" {
 			require.Empty(t, <-heard, "%s: it was sent again", c.name)
 		}
-		after, _ := p.Harmed()
-		require.Equal(t, before+1, after, c.name)
+		harm := servers.Harm{Requests: before + 1, Request: len("hello\r\n"), Answer: len("you said hello\r\n")}
+		if c.hears != "hello" || c.name == "nothing" {
+			harm.Answer = 0
+		}
+		require.Equal(t, harm, p.Harmed(), c.name)
 	}
 	p.Set(servers.CutAnswer(0))
 	_, err := ask(p.Addr(), "x")
