@@ -29,10 +29,10 @@ const (
 var arrows = map[string]arrow{
 	"scope":            {},
 	"store":            {tests: []string{"store/storetest"}},
-	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"authz", "grant", "scope", "store/storetest", "internal/crash", "internal/servers", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
+	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"authz", "grant", "scope", "store/storetest", "internal/crash", "internal/outage", "internal/servers", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
 	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/..."}, tests: []string{"store/storetest", "internal/crash", "modernc.org/libc"}},
 	"store/storetest":  {uses: []string{"store"}},
-	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/servers"}},
+	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/outage", "internal/servers", "grant", "scope"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest", "internal/stores"}},
 	"authz": {
 		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard",
@@ -47,8 +47,9 @@ var arrows = map[string]arrow{
 	"authz/app":        {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
 	"authz/authztest":  {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
 	"internal/guard":   {},
-	"internal/crash":   {uses: []string{"grant", "scope", "store"}}, // tests only
-	"internal/servers": {},                                          // tests only
+	"internal/crash":   {uses: []string{"grant", "scope", "store"}},                                                // tests only
+	"internal/outage":  {uses: []string{"authz", "grant", "scope", "store", "internal/crash", "internal/servers"}}, // tests only
+	"internal/servers": {},                                                                                         // tests only
 	"internal/stores": { // tests only
 		uses: []string{"internal/servers", "store", "store/redisstore", "store/sqlite", "store/sqlstore", "github.com/redis/go-redis/...", "github.com/jackc/pgx/v5/..."}},
 }
