@@ -58,8 +58,8 @@ func (e *GrantsEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait + 30*time.Second))
 	}
 	found, err := e.await(ctx, app.ID, wait)
-	if ctx.Err() != nil {
-		return // nobody is there any more; what was leased comes again
+	if gone(ctx) {
+		return // what was leased comes again
 	}
 	if err != nil {
 		writeFault(ctx, w, e.Log, "grants", err)
@@ -151,9 +151,11 @@ func (e *GrantsEndpoint) await(ctx context.Context, app string, wait time.Durati
 		case <-over.C:
 			last = true
 		case <-ctx.Done():
-			return nil, ctx.Err()
 		}
 		look.Stop()
+		if ctx.Err() != nil { // if by the host's deadline, there is nothing until now
+			return nil, nil
+		}
 	}
 }
 
@@ -181,7 +183,7 @@ func (e *GrantsEndpoint) claim(ctx context.Context, app string) ([]grant.Grant, 
 }
 
 func (e *GrantsEndpoint) note(ctx context.Context, app string, err error) {
-	if e.Log != nil && ctx.Err() == nil {
+	if e.Log != nil && !gone(ctx) {
 		e.Log.ErrorContext(ctx, "claiming grants", "app", app, "err", err)
 	}
 }

@@ -245,6 +245,16 @@ func TestGrantsWait(t *testing.T) {
 		w.emit(grant.Mention, "probe")
 		require.Len(t, w.poll(""), 1)
 	})
+	bubble("the host lets nobody wait so long", func(t *testing.T, w *endpointWorld) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		rec := w.getGrants(ctx, "?wait=30", "probe", endpointSecret)
+		require.Equal(t, 200, rec.Code)
+		require.Equal(t, "{\"grants\":[]}\n", rec.Body.String())
+		require.Empty(t, w.logged())
+		endpointRefused(t, w.getGrants(ctx, "?wait=30", "probe", endpointSecret), 503, "temporarily_unavailable") // it is over before it begins
+		require.Contains(t, w.logged(), "deadline exceeded")
+	})
 	bubble("the store begins to fail", func(t *testing.T, w *endpointWorld) {
 		cause := errors.New("disk on fire")
 		time.AfterFunc(time.Second+time.Millisecond, func() { w.store.failClaim.Store(&cause) })

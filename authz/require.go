@@ -279,8 +279,7 @@ func (v *Verifier) refuse(ctx context.Context, w http.ResponseWriter, fixed map[
 
 // fail is for faults on our side: the client learns the code, the log the cause.
 func (v *Verifier) fail(ctx context.Context, w http.ResponseWriter, status int, code string, err error) {
-	// When the client has gone, that is the cause, and nobody's trouble.
-	if v.Log != nil && ctx.Err() == nil {
+	if v.Log != nil && !gone(ctx) {
 		v.Log.ErrorContext(ctx, "require", "status", status, "err", err)
 	}
 	writeError(w, status, code, "the server could not decide")

@@ -105,8 +105,7 @@ func writeFault(ctx context.Context, w http.ResponseWriter, log *slog.Logger, en
 		writeError(w, f.status, f.code, f.description)
 		return
 	}
-	// When the client has gone, that is the cause, and nobody's trouble.
-	if log != nil && ctx.Err() == nil {
+	if log != nil && !gone(ctx) {
 		log.ErrorContext(ctx, "request failed", "endpoint", endpoint, "err", err)
 	}
 	if errors.Is(err, grant.ErrInvalid) { // a configuration that cannot work: nothing to try again
@@ -115,6 +114,10 @@ func writeFault(ctx context.Context, w http.ResponseWriter, log *slog.Logger, en
 	}
 	writeError(w, http.StatusServiceUnavailable, "temporarily_unavailable", "the server cannot decide now; try again")
 }
+
+// gone reports that the client has gone: then that is the cause, and nobody's trouble. A deadline that the host has set
+// is another thing: the client is still there and gets an answer, and the log the cause.
+func gone(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // allowed answers 405 to all methods but these.
 func allowed(w http.ResponseWriter, r *http.Request, methods ...string) bool {
