@@ -28,6 +28,11 @@
 // same, and a replica without it may still be elected. Where no fail-over may give back a use, take a store
 // that commits by majority.
 //
+// In a cluster, the slots of a master that is away and has no replica answer nothing until it is back with what it has on
+// disk; after cluster-node-timeout all of the cluster says CLUSTERDOWN, unless cluster-require-full-coverage is no. While a
+// slot moves to another master, Redis says TRYAGAIN to whatever writes there: nothing was written. Neither lets anything
+// through that it should not, and both end with their cause.
+//
 // Limits: times from year 1 to 9999, to the microsecond. Sorted sets hold doubles, so outside of 1684 to 2255 the
 // order of a Claim and the border of a Purge are good to 32 µs; Spend, and what a Claim may take, are exact always.
 // Versions are exact to 2⁵³. The server must be 6.2 or later, or one that speaks like it (Valkey); every script

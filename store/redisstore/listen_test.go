@@ -99,7 +99,7 @@ func TestListen(t *testing.T) {
 }
 
 func TestListenCluster(t *testing.T) {
-	nodes := cluster(t)
+	nodes := cluster(t, 3)
 	tells(t, clusterClient(t, nodes), clusterClient(t, nodes))
 }
 
@@ -114,7 +114,7 @@ func TestListenEnds(t *testing.T) {
 	require.ErrorIs(t, s.Listen(ctx, func(string) { t.Error("told") }), context.Canceled)
 
 	_, ended := listens(t, s)
-	server.kill()
+	server.Kill()
 	select {
 	case err := <-ended:
 		require.ErrorContains(t, err, "redisstore: listen: ")
@@ -122,7 +122,7 @@ func TestListenEnds(t *testing.T) {
 		t.Fatal("it does not notice")
 	}
 	require.ErrorContains(t, s.Listen(background, func(string) { t.Error("told") }), "redisstore: listen: ")
-	server.restart()
+	server.Start()
 	told, _ := listens(t, s)
 	apply(t, s, due("a1.1", "app", now))
 	require.Equal(t, "app", hear(t, told))
@@ -154,7 +154,7 @@ func TestListenCostsNoCommand(t *testing.T) {
 	apply(t, s, use("a1", "0")...)
 	require.Len(t, watch(t, server, func() { apply(t, s, due("a1.1", "app", now)) }), 1)
 
-	conn, err := net.Dial("tcp", server.addr())
+	conn, err := net.Dial("tcp", server.Addr())
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
 	_, err = io.WriteString(conn, "MONITOR\r\n")

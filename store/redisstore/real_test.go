@@ -3,15 +3,11 @@ package redisstore_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,75 +68,9 @@ func entries(tb testing.TB, s store.Store, name string) map[string]bool {
 	}
 }
 
-// TestCrash kills Redis again and again, at random moments of a loop that spends.
-func TestCrash(t *testing.T) {
-	server := start(t, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
-	s := open(t, server.client(), "crash")
-	const uses, clients = 1 << 30, 4
-	account(t, s, "a1", uses)
-	var tries, unknown int
-	acknowledged := make(map[string]bool)
-	var mu sync.Mutex
-	for round := range 25 {
-		died := make(chan struct{})
-		enough := make(chan struct{}, 1)
-		target := rand.IntN(60)
-		acks := 0
-		var wg sync.WaitGroup
-		for range clients {
-			wg.Go(func() {
-				for {
-					select {
-					case <-died:
-						return
-					default:
-					}
-					mu.Lock()
-					tries++
-					entry := fmt.Sprintf("%07d", tries)
-					mu.Unlock()
-					ctx, cancel := context.WithTimeout(background, 10*time.Second)
-					out, err := s.Apply(ctx, now, use("a1", entry))
-					cancel()
-					mu.Lock()
-					switch {
-					case err != nil:
-						unknown++
-					case out.Applied():
-						acknowledged["a1."+entry] = true
-						if acks++; acks == target+1 {
-							enough <- struct{}{}
-						}
-					default:
-						t.Errorf("round %d: refused: %+v", round, out)
-					}
-					mu.Unlock()
-					if err != nil {
-						return
-					}
-				}
-			})
-		}
-		<-enough
-		server.kill()
-		close(died)
-		wg.Wait()
-		server.restart()
-		there := entries(t, s, "a1")
-		for id := range acknowledged {
-			if !there[id] {
-				t.Fatalf("round %d: %s was acknowledged and is lost", round, id)
-			}
-		}
-		require.Equal(t, uses-int64(len(there)), left(t, s, "a1"), "round %d: uses and entries disagree", round)
-		require.LessOrEqual(t, len(there), len(acknowledged)+unknown)
-	}
-	t.Logf("%d acknowledged, %d without an answer, %d in the end", len(acknowledged), unknown, len(entries(t, s, "a1")))
-}
-
 // watch is MONITOR: what clients sent while f ran, without what scripts did with it.
 func watch(t *testing.T, server *server, f func()) (lines []string) {
-	conn, err := net.Dial("tcp", server.addr())
+	conn, err := net.Dial("tcp", server.Addr())
 	require.NoError(t, err)
 	defer func() { _ = conn.Close() }()
 	_, err = io.WriteString(conn, "MONITOR\r\n")
@@ -210,131 +140,6 @@ func TestScriptFlush(t *testing.T) {
 	n, err := s.Purge(background, "task", now.Add(time.Second), 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
-}
-
-// A cut is a proxy that passes requests on and, when told to, ends the connection instead of passing the answer back.
-type cut struct {
-	addr string
-	now  atomic.Bool
-	hang atomic.Bool
-	cuts atomic.Int64
-}
-
-func newCut(t *testing.T, server *server) *cut {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	c := &cut{addr: l.Addr().String()}
-	var wg sync.WaitGroup
-	over, stop := context.WithCancel(background)
-	t.Cleanup(func() { stop(); _ = l.Close(); wg.Wait() })
-	wg.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", server.addr())
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			end := context.AfterFunc(over, func() { _, _ = in.Close(), out.Close() })
-			wg.Go(func() { _, _ = io.Copy(out, in); _ = out.Close() })
-			wg.Go(func() {
-				defer end()
-				defer func() { _ = in.Close() }()
-				buf := make([]byte, 1<<16)
-				for {
-					n, err := out.Read(buf)
-					if err != nil {
-						return
-					}
-					if c.now.Load() {
-						c.cuts.Add(1)
-						_ = out.Close()
-						return
-					}
-					if c.hang.Load() {
-						continue
-					}
-					if _, err := in.Write(buf[:n]); err != nil {
-						return
-					}
-				}
-			})
-		}
-	})
-	return c
-}
-
-// TestLostAnswer: what was carried out without an answer is an error, and is not carried out again.
-func TestLostAnswer(t *testing.T) {
-	server := quiet(t)
-	direct := open(t, server.client(), "lost")
-	account(t, direct, "a1", 1000)
-	proxy := newCut(t, server)
-	through := redis.NewClient(&redis.Options{Addr: proxy.addr, MaxRetries: 5}) // which is not for this
-	t.Cleanup(func() { _ = through.Close() })
-	s := open(t, through, "lost")
-	for i := range 20 {
-		before := left(t, direct, "a1")
-		proxy.now.Store(false)
-		require.NoError(t, through.Ping(background).Err()) // a connection is there
-		cuts := proxy.cuts.Load()
-		proxy.now.Store(true)
-		_, err := s.Apply(background, now, use("a1", fmt.Sprint(i)))
-		require.Error(t, err)
-		require.ErrorContains(t, err, "redisstore: apply: ")
-		require.EqualValues(t, 1, proxy.cuts.Load()-cuts)
-		require.EqualValues(t, before-1, left(t, direct, "a1"))
-	}
-	require.Len(t, entries(t, direct, "a1"), 20)
-}
-
-// TestAway: each call ends by its deadline and says which store and what, and all is well afterwards.
-func TestAway(t *testing.T) {
-	server := start(t, "--save", "", "--appendonly", "yes", "--appendfsync", "always")
-	proxy := newCut(t, server)
-	for name, enabled := range map[string]bool{"plain client": false, "client with ContextTimeoutEnabled": true} {
-		t.Run(name, func(t *testing.T) {
-			c := redis.NewClient(&redis.Options{Addr: proxy.addr, ContextTimeoutEnabled: enabled, ReadTimeout: 2 * time.Second})
-			t.Cleanup(func() { _ = c.Close() })
-			prefix := fresh()
-			s := open(t, c, prefix)
-			account(t, s, "a1", 9)
-			calls := map[string]func(ctx context.Context) error{
-				"apply": func(ctx context.Context) error { _, err := s.Apply(ctx, now, use("a1", "0")); return err },
-				"get":   func(ctx context.Context) error { _, err := s.Get(ctx, "token", "a1.g1"); return err },
-				"list":  func(ctx context.Context) error { _, err := s.List(ctx, store.Query{Kind: "token"}); return err },
-				"claim": func(ctx context.Context) error {
-					_, err := s.Claim(ctx, store.Query{Kind: "token", DueBy: now}, now)
-					return err
-				},
-				"purge": func(ctx context.Context) error { _, err := s.Purge(ctx, "token", now, 1); return err },
-			}
-			proxy.hang.Store(true)
-			for what, call := range calls {
-				ctx, cancel := context.WithTimeout(background, 50*time.Millisecond)
-				began := time.Now()
-				err := call(ctx)
-				cancel()
-				require.ErrorIs(t, err, context.DeadlineExceeded, what)
-				require.ErrorContains(t, err, "redisstore: "+what+": ")
-				require.Less(t, time.Since(began), 1500*time.Millisecond, what)
-			}
-			proxy.hang.Store(false)
-			server.kill()
-			for what, call := range calls {
-				ctx, cancel := context.WithTimeout(background, 2*time.Second)
-				err := call(ctx)
-				cancel()
-				require.ErrorContains(t, err, "redisstore: "+what+": ")
-			}
-			server.restart()
-			require.True(t, eventually(10*time.Second, server.done, func() bool { return calls["get"](background) == nil }))
-			require.Contains(t, []int64{8, 9}, left(t, s, "a1")) // the one without an answer
-		})
-	}
 }
 
 func TestCorrupt(t *testing.T) {
@@ -419,21 +224,21 @@ func TestOpen(t *testing.T) {
 	}
 	_, err := look(nil, redisstore.Options{})
 	require.ErrorContains(t, err, "no client")
-	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": server.addr()}})
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": server.Addr()}})
 	defer func() { _ = ring.Close() }()
 	_, err = look(ring, redisstore.Options{})
 	require.ErrorContains(t, err, "Ring")
-	reader := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{server.addr()}, ReadOnly: true})
+	reader := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{server.Addr()}, ReadOnly: true})
 	defer func() { _ = reader.Close() }()
 	_, err = look(reader, redisstore.Options{})
 	require.ErrorContains(t, err, "replicas")
-	replica := start(t, "--save", "", "--replicaof", fmt.Sprint("127.0.0.1 ", server.port))
+	replica := start(t, "--save", "", "--replicaof", fmt.Sprint("127.0.0.1 ", server.Port()))
 	_, err = look(replica.client(), redisstore.Options{})
 	require.ErrorContains(t, err, "is a replica")
 	node := start(t, "--save", "", "--cluster-enabled", "yes")
 	_, err = look(node.client(), redisstore.Options{})
 	require.ErrorContains(t, err, "node of a cluster")
-	server.kill()
+	server.Kill()
 	_, err = look(c, redisstore.Options{})
 	require.ErrorContains(t, err, "redisstore: open: ")
 }

@@ -20,7 +20,7 @@ func TestSingle(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
-	nodes := cluster(t)
+	nodes := cluster(t, 3)
 	one, two := clusterClient(t, nodes), clusterClient(t, nodes)
 	storetest.Run(t, func(t *testing.T) (a, b store.Store) {
 		prefix := fresh()
