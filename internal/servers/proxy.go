@@ -47,7 +47,8 @@ type Proxy struct {
 	always   Fault
 	once     []planned
 	harmed   Harm
-	closed   bool // takes no connections
+	closed   bool          // takes no connections
+	still    chan struct{} // nothing passes until it is closed; nil: all does
 	conns    map[net.Conn]bool
 }
 
@@ -124,6 +125,32 @@ func (p *Proxy) Refuse(yes bool) {
 	}
 }
 
+// Hold keeps back everything, in both directions, until it is told otherwise: a network that has gone and comes back.
+func (p *Proxy) Hold(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case yes && p.still == nil:
+		p.still = make(chan struct{})
+	case !yes && p.still != nil:
+		close(p.still)
+		p.still = nil
+	}
+}
+
+// held waits while everything is kept back.
+func (p *Proxy) held(ctx context.Context) {
+	p.mu.Lock()
+	still := p.still
+	p.mu.Unlock()
+	if still != nil {
+		select {
+		case <-still:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // Drop ends all connections that are there.
 func (p *Proxy) Drop() {
 	p.mu.Lock()
@@ -188,6 +215,7 @@ func (p *Proxy) serve(ctx context.Context, in net.Conn) {
 			if err != nil {
 				return
 			}
+			p.held(ctx)
 			mu.Lock()
 			f := now
 			if f.kind != faultHang {
@@ -224,6 +252,7 @@ func (p *Proxy) serve(ctx context.Context, in net.Conn) {
 		if err != nil {
 			return
 		}
+		p.held(ctx)
 		f := p.fault(buf[:n])
 		if f.kind == faultRequest {
 			_, _ = out.Write(buf[:min(f.bytes, n)])

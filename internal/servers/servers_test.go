@@ -183,6 +183,24 @@ func TestProxy(t *testing.T) {
 	got, err := ask(p.Addr(), "x")
 	require.NoError(t, err)
 	require.Equal(t, "you said x", got)
+	p.Hold(true)
+	late := make(chan string, 1)
+	go func() {
+		answer, _ := ask(p.Addr(), "y")
+		late <- answer
+	}()
+	for wait := time.After(30 * time.Millisecond); wait != nil; {
+		select {
+		case line := <-heard: // perhaps of before
+			require.NotEqual(t, "y", line, "it has passed")
+		case <-late:
+			t.Fatal("there is an answer")
+		case <-wait:
+			wait = nil
+		}
+	}
+	p.Hold(false)
+	require.Equal(t, "you said y", <-late)
 	p.Refuse(true)
 	_, err = ask(p.Addr(), "x")
 	require.Error(t, err)
