@@ -23,10 +23,10 @@
 //
 // Fail-over (Sentinel, Cluster) may lose acknowledged writes under each of these settings: a replica follows later, and the
 // one that takes over may lack the last of them; a master that is cut off goes on accepting writes that will be dropped, for
-// cluster-node-timeout. min-replicas-to-write 1 with min-replicas-max-lag 1 bounds that to about a second. WAIT is not
-// sent: it tells how many replicas have a write, but a write that it was not satisfied with has happened all the
-// same, and a replica without it may still be elected. Where no fail-over may give back a use, take a store
-// that commits by majority.
+// cluster-node-timeout. min-replicas-to-write 1 with min-replicas-max-lag 1 bounds that to two or three seconds: Redis
+// counts in whole ones, and looks once in each. WAIT is not sent: it tells how many replicas have a write, but a write that
+// it was not satisfied with has happened all the same, and a replica without it may still be elected. Where no fail-over may
+// give back a use, take a store that commits by majority.
 //
 // In a cluster, the slots of a master that is away and has no replica answer nothing until it is back with what it has on
 // disk; after cluster-node-timeout all of the cluster says CLUSTERDOWN, unless cluster-require-full-coverage is no. While a
