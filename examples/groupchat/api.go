@@ -74,18 +74,23 @@ func (s *site) apiPost(w http.ResponseWriter, r *http.Request) {
 	d, _ := authz.FromContext(r.Context())
 	c := r.Context().Value(carriedKey{}).(*carried)
 	// In the delegation's account and domain, and with its app's name, which the app cannot take off.
-	m, err := s.chat.post(d.Account, d.App, d.Domain.Root().ID(), c.draft)
+	var m message
+	err := s.together(r.Context(), func(ctx context.Context, az *authz.Server) (err error) {
+		if m, err = s.chat.post(ctx, d.Account, d.App, d.Domain.Root().ID(), c.draft); err != nil {
+			return err
+		}
+		_, err = s.emit(ctx, az, s.eventsOf(m)...) // by the delegation, as the context knows: it triggers nothing
+		return err
+	})
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	s.emit(r.Context(), s.eventsOf(m)...) // by the delegation, as the context knows: it triggers nothing
 	writeJSON(w, http.StatusCreated, s.forApp(d.App, m))
 }
 
 // forApp gives the accounts the names that the app knows them by.
 func (s *site) forApp(app string, m message) message {
-	m = m.copy()
 	m.Account = s.az.Engine().Name(app, m.Account)
 	for i := range m.Reactions {
 		for j, account := range m.Reactions[i].Accounts {
@@ -109,7 +114,7 @@ func (s *site) apiMessages(w http.ResponseWriter, r *http.Request) {
 	if d.Domain.Kind() == "thread" {
 		thread = d.Domain.ID()
 	}
-	list, err := s.chat.list(d.Account, d.Domain.Root().ID(), thread)
+	list, err := s.chat.list(r.Context(), d.Account, d.Domain.Root().ID(), thread)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -122,7 +127,7 @@ func (s *site) apiMessages(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) apiMembers(w http.ResponseWriter, r *http.Request) {
 	d, _ := authz.FromContext(r.Context())
-	list, err := s.chat.members(d.Account, d.Domain.ID())
+	list, err := s.chat.members(r.Context(), d.Account, d.Domain.ID())
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -145,23 +150,23 @@ func (s *site) reacting(r *http.Request) (scope.Scope, error) {
 	if err := checkEmoji(c.reaction.Emoji); err != nil {
 		return scope.Scope{}, malformed(err)
 	}
-	where, ok := s.chat.where(r.PathValue("group"), c.reaction.Message)
-	if !ok {
-		return scope.Scope{}, fs.ErrNotExist
+	m, err := s.chat.lookUp(r.Context(), r.PathValue("group"), c.reaction.Message)
+	if errors.Is(err, errNoMessage) {
+		err = fs.ErrNotExist
 	}
-	return wanted(where, "reaction.write")
+	if err != nil {
+		return scope.Scope{}, err
+	}
+	return wanted(m.domain(), "reaction.write")
 }
 
 func (s *site) apiReact(w http.ResponseWriter, r *http.Request) {
 	d, _ := authz.FromContext(r.Context())
 	c := r.Context().Value(carriedKey{}).(*carried)
-	m, added, err := s.chat.react(d.Account, d.Domain.Root().ID(), c.reaction.Message, c.reaction.Emoji)
+	m, err := s.reacted(r.Context(), d.Account, d.Domain.Root().ID(), c.reaction.Message, c.reaction.Emoji)
 	if err != nil {
 		s.fail(w, r, err)
 		return
-	}
-	if added {
-		s.emit(r.Context(), reactionEvent(s.chat.newID("react"), d.Account, m, c.reaction.Emoji))
 	}
 	writeJSON(w, http.StatusCreated, s.forApp(d.App, m))
 }

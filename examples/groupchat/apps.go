@@ -28,13 +28,11 @@ import (
 
 // builtIn is how the chat registers the two, once their listeners have addresses.
 func builtIn(bookbot, teatime net.Addr) (*apps, []hint) {
-	// The browser is sent to TeaTime. Cookies do not know ports: another host name keeps the chat's cookie from it.
-	tea := "http://localhost:" + port(teatime)
 	return &apps{
 		list: []authz.App{
 			{ID: "bookbot", Name: "BookBot", Secret: newSecret(), Actions: []string{"message.write"}, Webhook: "http://" + bookbot.String() + "/hook"},
 			{ID: "teatime", Name: "TeaTime", Secret: newSecret(), Actions: []string{"message.write", "member.read"},
-				RedirectURIs: []string{tea + "/tea/yes", tea + "/tea/no"}},
+				RedirectURIs: []string{teaHome(teatime) + "/tea"}},
 		},
 		triggers: []grant.Trigger{
 			// "@bookbot …": five posts in two minutes, where it was said and nowhere else.
@@ -47,14 +45,19 @@ func builtIn(bookbot, teatime net.Addr) (*apps, []hint) {
 			{ID: "teatime-command", App: "teatime", On: grant.Command, In: "group:*", Match: grant.Match{Command: "tea"}, Allow: []string{"message.write"}, For: time.Minute, Uses: 1, Deliver: grant.Poll},
 			// Its links, through the browser of who opens them. Said in a thread, it still counts the members of the
 			// group: At.
-			{ID: "teatime-link", App: "teatime", On: grant.LinkOpen, In: "group:*", At: "group", Match: grant.Match{LinkPrefix: tea + "/tea/"}, Allow: []string{"member.read", "message.write"}, Uses: 2},
+			{ID: "teatime-link", App: "teatime", On: grant.LinkOpen, In: "group:*", At: "group", Match: grant.Match{LinkPrefix: teaLinks}, Allow: []string{"member.read", "message.write"}, Uses: 2},
 		},
 	}, []hint{{"@bookbot", "@bookbot a novel with a storm in it"}, {"/tea", "/tea 16:00"}, {"book club", "When is the next book club?"}}
 }
 
-func port(a net.Addr) string {
+// teaLinks is how TeaTime's links begin: a name that outlasts it, for they are in messages that stay. Where a browser
+// is sent that opens one is the redirect URI: of the TeaTime that runs now, beside the process that was asked.
+const teaLinks = "https://teatime.example/"
+
+// teaHome is where the browser is sent. Cookies do not know ports: another host name keeps the chat's cookie from it.
+func teaHome(a net.Addr) string {
 	_, port, _ := net.SplitHostPort(a.String())
-	return port
+	return "http://localhost:" + port
 }
 
 // api is what an app says to the chat with a token.
@@ -270,9 +273,8 @@ func search(wish string) []book {
 
 // TeaTime fetches its grants, for it has no webhook, and takes codes from its links.
 type teaTime struct {
-	api  api
-	home string // its own URL
-	log  *slog.Logger
+	api api
+	log *slog.Logger
 
 	mu  sync.Mutex
 	yes map[string]map[string]bool // by group, by account as TeaTime knows it
@@ -288,8 +290,9 @@ func (t *teaTime) run(ctx context.Context, l net.Listener) error {
 		}
 	})
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /tea/yes", func(w http.ResponseWriter, r *http.Request) { t.answer(w, r, true) })
-	mux.HandleFunc("GET /tea/no", func(w http.ResponseWriter, r *http.Request) { t.answer(w, r, false) })
+	mux.HandleFunc("GET /tea", t.answer)
+	mux.HandleFunc("GET /yes", t.answer) // a link that was opened and gave no grant
+	mux.HandleFunc("GET /no", t.answer)
 	mux.HandleFunc("GET /done", t.done)
 	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, files, "static/teatime.css") })
 	return serve(ctx, l, mux)
@@ -315,7 +318,7 @@ func (t *teaTime) invite(ctx context.Context, g app.Grant) error {
 	t.yes[token.Domain.Root().String()] = map[string]bool{token.Account: true}
 	t.mu.Unlock()
 	err = t.api.post(ctx, token, token.Domain, "I am putting the kettle on. Who comes?", &card{Title: "Tea at " + clip(when, 40), Text: "Tell us, so that there are enough cups.",
-		Actions: []action{{Label: "I am coming", Link: t.home + "/tea/yes"}, {Label: "Not today", Link: t.home + "/tea/no"}}})
+		Actions: []action{{Label: "I am coming", Link: teaLinks + "yes"}, {Label: "Not today", Link: teaLinks + "no"}}})
 	var refused *app.Error
 	if errors.As(err, &refused) && refused.Status < 500 {
 		t.log.Info("teatime: refused", "grant", g.ID, "err", err)
@@ -325,11 +328,11 @@ func (t *teaTime) invite(ctx context.Context, g app.Grant) error {
 }
 
 // answer takes the code that came with the link. It proves who clicked and nothing else, so nobody is signed in by it.
-func (t *teaTime) answer(w http.ResponseWriter, r *http.Request, coming bool) {
+func (t *teaTime) answer(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	result, back := "posted", ""
-	group, err := t.say(r, coming)
+	group, err := t.say(r)
 	if err != nil {
 		t.log.Info("teatime: link", "err", err)
 		result = "refused"
@@ -343,7 +346,7 @@ func (t *teaTime) answer(w http.ResponseWriter, r *http.Request, coming bool) {
 	http.Redirect(w, r, "/done?"+url.Values{"result": {result}, "group": {back}}.Encode(), http.StatusSeeOther)
 }
 
-func (t *teaTime) say(r *http.Request, coming bool) (scope.Domain, error) {
+func (t *teaTime) say(r *http.Request) (scope.Domain, error) {
 	code, err := t.api.client.Callback(r)
 	if err != nil {
 		return scope.Domain{}, err
@@ -356,7 +359,7 @@ func (t *teaTime) say(r *http.Request, coming bool) (scope.Domain, error) {
 	if err != nil {
 		return scope.Domain{}, err
 	}
-	group := token.Domain.Root()
+	group, coming := token.Domain.Root(), token.Event.Target == teaLinks+"yes" // which link it was
 	t.mu.Lock()
 	if t.yes == nil {
 		t.yes = map[string]map[string]bool{}

@@ -1,23 +1,26 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
 )
 
 // Bounds on what people and apps can make this process keep.
 const (
 	maxText     = 4000 // characters
-	maxMessages = 1000 // a group; older ones are forgotten
+	maxMessages = 1000 // a group; older ones are not shown, and soon forgotten
 	maxThreads  = 50   // a group
 	maxName     = 64   // bytes of a thread's id
 	maxEmoji    = 32   // bytes
@@ -168,65 +171,68 @@ func domainOf(group, thread string) scope.Domain {
 	return d
 }
 
+// A group is what the demo begins with. What has changed since is in rows.
 type group struct {
 	id, name, about, owner string
-	members, muted         map[string]bool // muted outlasts leaving
+	members                []string
 	threads                []thread
-	messages               []*message
 }
 
-// chat is the social server's own data: everything an ordinary one would keep in its database.
+// chat is the social server's own data: everything an ordinary one would keep in its database. Many processes may keep
+// it in the same one; nothing of it is in this process alone.
 type chat struct {
-	now     func() time.Time
-	changed func() // told after every change, without the lock
-	users   []user
-	order   []string // of groups
-
-	mu     sync.Mutex
-	groups map[string]*group
-	serial int   // of ids
-	rev    int64 // counts changes
+	now    func() time.Time
+	rows   rows
+	users  []user
+	groups []group
 }
 
-func newChat(now func() time.Time, changed func()) *chat {
-	c := &chat{now: now, changed: changed,
+func newChat(now func() time.Time, in rows) *chat {
+	return &chat{now: now, rows: in,
 		users: []user{{"zhang-san", "Zhang San", 0}, {"li-si", "Li Si", 1}, {"wang-wu", "Wang Wu", 2}, {"zhao-liu", "Zhao Liu", 3}},
-		order: []string{"42", "7"},
+		groups: []group{
+			{"42", "Reading circle", "One book a month, tea every week", "zhang-san",
+				[]string{"zhang-san", "li-si", "wang-wu", "zhao-liu"}, []thread{{"t1", "Books for the winter"}, {"t2", "Where we meet"}}},
+			{"7", "Allotment", "Beds, seeds and the water rota", "li-si",
+				[]string{"zhang-san", "li-si", "zhao-liu"}, []thread{{"t1", "Water rota"}}},
+		},
 	}
-	c.groups = map[string]*group{
-		"42": {id: "42", name: "Reading circle", about: "One book a month, tea every week", owner: "zhang-san",
-			members: map[string]bool{"zhang-san": true, "li-si": true, "wang-wu": true, "zhao-liu": true},
-			muted:   map[string]bool{},
-			threads: []thread{{"t1", "Books for the winter"}, {"t2", "Where we meet"}}},
-		"7": {id: "7", name: "Allotment", about: "Beds, seeds and the water rota", owner: "li-si",
-			members: map[string]bool{"zhang-san": true, "li-si": true, "zhao-liu": true},
-			muted:   map[string]bool{},
-			threads: []thread{{"t1", "Water rota"}}},
-	}
-	return c
 }
 
-// seed gives the groups a past, so that the page does not begin empty. Nobody's operation, so nothing is emitted.
-func (c *chat) seed() {
-	now := c.now()
-	for _, s := range []struct {
-		ago                           time.Duration
-		group, thread, account, words string
-	}{
-		{52 * time.Minute, "42", "", "li-si", "I finished the last one on the train. Who has the next?"},
-		{49 * time.Minute, "42", "", "wang-wu", "Not yet decided. Something with weather in it, please."},
-		{44 * time.Minute, "42", "t1", "zhao-liu", "Long evenings ahead. Thick books welcome here."},
-		{31 * time.Minute, "42", "t2", "wang-wu", "The back room is ours on Thursdays."},
-		{18 * time.Minute, "42", "", "zhao-liu", "A storm, then. And tea."},
-		{26 * time.Minute, "7", "", "li-si", "Broad beans are in. Zhao Liu, the hose leaks again."},
-		{9 * time.Minute, "7", "t1", "zhao-liu", "I take Tuesday and Saturday."},
-	} {
-		g := c.groups[s.group]
-		c.serial++
-		c.rev++
-		g.messages = append(g.messages, &message{ID: fmt.Sprintf("m%d", c.serial), Account: s.account, Text: s.words,
-			Thread: s.thread, At: now.Add(-s.ago), group: s.group, rev: c.rev})
-	}
+// The places of rows. Each but the last is followed by the id of a group.
+const (
+	inMessages = "messages/" // by id
+	inMembers  = "members/"  // by account
+	inThreads  = "threads/"  // by id
+	inSettings = "settings"
+)
+
+// seed gives the groups a past, so that the page does not begin empty: once. Nobody's operation, so nothing is emitted.
+func (c *chat) seed(ctx context.Context) error {
+	return c.rows.together(ctx, func(ctx context.Context, _ store.Store) error {
+		first, err := c.rows.put(ctx, inSettings, row{name: "seeded", value: []byte("true")})
+		if err != nil || !first {
+			return err
+		}
+		now := c.now()
+		for _, s := range []struct {
+			ago                           time.Duration
+			group, thread, account, words string
+		}{
+			{52 * time.Minute, "42", "", "li-si", "I finished the last one on the train. Who has the next?"},
+			{49 * time.Minute, "42", "", "wang-wu", "Not yet decided. Something with weather in it, please."},
+			{44 * time.Minute, "42", "t1", "zhao-liu", "Long evenings ahead. Thick books welcome here."},
+			{31 * time.Minute, "42", "t2", "wang-wu", "The back room is ours on Thursdays."},
+			{18 * time.Minute, "42", "", "zhao-liu", "A storm, then. And tea."},
+			{26 * time.Minute, "7", "", "li-si", "Broad beans are in. Zhao Liu, the hose leaks again."},
+			{9 * time.Minute, "7", "t1", "zhao-liu", "I take Tuesday and Saturday."},
+		} {
+			if _, err := c.save(ctx, s.group, message{Account: s.account, Text: s.words, Thread: s.thread, At: now.Add(-s.ago)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (c *chat) user(id string) (user, bool) {
@@ -237,12 +243,19 @@ func (c *chat) user(id string) (user, bool) {
 	return c.users[i], true
 }
 
-// newID names an operation that is not a message.
-func (c *chat) newID(prefix string) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.serial++
-	return fmt.Sprintf("%s%d", prefix, c.serial)
+func (c *chat) group(id string) (*group, bool) {
+	i := slices.IndexFunc(c.groups, func(g group) bool { return g.id == id })
+	if i < 0 {
+		return nil, false
+	}
+	return &c.groups[i], true
+}
+
+// newID names a message or another operation. No name is given twice, in any process, whatever was restarted: behest
+// would take a second event of the same ID for the first (P2).
+func (c *chat) newID(ctx context.Context, prefix string) (string, error) {
+	n, err := c.rows.serial(ctx)
+	return fmt.Sprintf("%s%d", prefix, n), err
 }
 
 var (
@@ -252,194 +265,248 @@ var (
 	errMuted     = problem(http.StatusForbidden, "you are muted in this group")
 )
 
-// member finds a group for one of its members. The lock is held.
-func (c *chat) member(groupID, account string) (*group, error) {
-	g := c.groups[groupID]
-	if g == nil {
-		return nil, errNoGroup
+// A membership outlasts leaving, since muting does.
+type membership struct {
+	In    bool `json:"in"`
+	Muted bool `json:"muted,omitempty"`
+}
+
+func (g *group) first(account string) membership {
+	return membership{In: slices.Contains(g.members, account)}
+}
+
+// member finds a group for one of its members.
+func (c *chat) member(ctx context.Context, groupID, account string) (*group, membership, error) {
+	g, ok := c.group(groupID)
+	if !ok {
+		return nil, membership{}, errNoGroup
 	}
-	if !g.members[account] {
-		return nil, errNoMember
+	m := g.first(account)
+	if err := load(ctx, c.rows, inMembers+g.id, account, &m); err != nil {
+		return nil, m, err
 	}
-	return g, nil
+	if !m.In {
+		return nil, m, errNoMember
+	}
+	return g, m, nil
+}
+
+// writer finds a group for a member who may write in it.
+func (c *chat) writer(ctx context.Context, groupID, account string) (*group, error) {
+	g, m, err := c.member(ctx, groupID, account)
+	if err == nil && m.Muted {
+		err = errMuted
+	}
+	return g, err
 }
 
 // may is what Permit asks: may the account itself do this here, now?
-func (c *chat) may(account, action string, where scope.Domain) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *chat) may(ctx context.Context, account, action string, where scope.Domain) error {
 	if where.Root().Kind() != "group" {
 		return errNoGroup
 	}
-	g, err := c.member(where.Root().ID(), account)
-	if err != nil {
-		return err
+	_, m, err := c.member(ctx, where.Root().ID(), account)
+	if err == nil && m.Muted && strings.HasSuffix(action, ".write") {
+		err = errMuted
 	}
-	if strings.HasSuffix(action, ".write") && g.muted[account] {
-		return errMuted
-	}
-	return nil
+	return err
 }
 
 // post saves a message of the account, or of an app in its name.
-func (c *chat) post(account, via, groupID string, d draft) (message, error) {
+func (c *chat) post(ctx context.Context, account, via, groupID string, d draft) (message, error) {
 	if err := d.check(); err != nil {
 		return message{}, err
 	}
-	c.mu.Lock()
-	g, err := c.member(groupID, account)
-	if err == nil && g.muted[account] {
-		err = errMuted
-	}
+	g, err := c.writer(ctx, groupID, account)
 	if err == nil {
-		err = g.open(d.Thread)
+		err = c.open(ctx, g, d.Thread)
 	}
 	if err != nil {
-		c.mu.Unlock()
 		return message{}, err
 	}
-	c.serial++
-	c.rev++
-	m := &message{ID: fmt.Sprintf("m%d", c.serial), Account: account, Via: via, Text: d.Text, Thread: d.Thread, Card: d.Card,
-		At: c.now().UTC().Truncate(time.Millisecond), group: groupID, rev: c.rev}
-	if g.messages = append(g.messages, m); len(g.messages) > maxMessages {
-		g.messages = slices.Delete(g.messages, 0, len(g.messages)-maxMessages)
+	return c.save(ctx, g.id, message{Account: account, Via: via, Text: d.Text, Thread: d.Thread, Card: d.Card, At: c.now()})
+}
+
+func (c *chat) save(ctx context.Context, groupID string, m message) (_ message, err error) {
+	n, err := c.rows.serial(ctx)
+	if err != nil {
+		return m, err
 	}
-	out := m.copy()
-	c.mu.Unlock()
-	c.changed()
+	m.ID, m.At, m.group = fmt.Sprintf("m%d", n), m.At.UTC().Truncate(time.Millisecond), groupID
+	value, err := json.Marshal(m)
+	if err != nil {
+		return m, err
+	}
+	if n%100 == 0 {
+		err = c.forget(ctx, groupID)
+	}
+	if err == nil {
+		_, err = c.rows.put(ctx, inMessages+groupID, row{name: m.ID, value: value}) // nobody else has this id
+	}
+	return m, err
+}
+
+// forget removes what list does not show any more.
+func (c *chat) forget(ctx context.Context, groupID string) error {
+	found, err := c.rows.list(ctx, inMessages+groupID, 0)
+	if err != nil || len(found) <= maxMessages {
+		return err
+	}
+	names := make([]string, len(found))
+	for i, r := range found {
+		names[i] = r.name
+	}
+	slices.SortFunc(names, byNumber)
+	return c.rows.remove(ctx, inMessages+groupID, names[:len(names)-maxMessages]...)
+}
+
+// byNumber orders ids of messages: "m9" is before "m10".
+func byNumber(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) }
+
+// threads are those that the group began with, and then the others.
+func (c *chat) threads(ctx context.Context, g *group) ([]thread, error) {
+	found, err := c.rows.list(ctx, inThreads+g.id, 0)
+	if err != nil {
+		return nil, err
+	}
+	out := slices.Clone(g.threads)
+	for _, r := range found {
+		var t thread
+		if err := r.decode(inThreads+g.id, &t); err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
 	return out, nil
 }
 
 // open makes a thread with its first message.
-func (g *group) open(id string) error {
-	if id == "" || slices.ContainsFunc(g.threads, func(t thread) bool { return t.ID == id }) {
+func (c *chat) open(ctx context.Context, g *group, id string) error {
+	if id == "" {
 		return nil
 	}
-	if len(g.threads) >= maxThreads {
+	all, err := c.threads(ctx, g)
+	if err != nil || slices.ContainsFunc(all, func(t thread) bool { return t.ID == id }) {
+		return err
+	}
+	if len(all) >= maxThreads {
 		return problem(http.StatusConflict, "the group has %d threads, which is all it can have", maxThreads)
 	}
-	g.threads = append(g.threads, thread{id, strings.ReplaceAll(id, "-", " ")})
-	return nil
-}
-
-// copy shares nothing that changes.
-func (m *message) copy() message {
-	out := *m
-	out.Reactions = nil
-	for _, r := range m.Reactions {
-		out.Reactions = append(out.Reactions, reaction{r.Emoji, slices.Clone(r.Accounts)})
+	value, err := json.Marshal(thread{id, strings.ReplaceAll(id, "-", " ")})
+	if err != nil {
+		return err
 	}
-	return out
+	_, err = c.rows.put(ctx, inThreads+g.id, row{name: id, value: value}) // or somebody else was faster: the same
+	return err
 }
 
-// list returns a group's messages, or one thread's, to a member; oldest first.
-func (c *chat) list(account, groupID, threadID string) ([]message, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	g, err := c.member(groupID, account)
+func (c *chat) message(groupID string, r row) (m message, err error) {
+	err = r.decode(inMessages+groupID, &m)
+	m.group, m.rev = groupID, r.rev
+	return m, err
+}
+
+func (c *chat) messages(ctx context.Context, groupID string, after int64) ([]message, error) {
+	found, err := c.rows.list(ctx, inMessages+groupID, after)
 	if err != nil {
 		return nil, err
 	}
-	out := []message{}
-	for _, m := range g.messages {
-		if threadID == "" || m.Thread == threadID {
-			out = append(out, m.copy())
+	out := make([]message, len(found))
+	for i, r := range found {
+		if out[i], err = c.message(groupID, r); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
 }
 
-// since returns what changed after a revision in the account's groups, and the revision that this is up to.
-func (c *chat) since(account string, rev int64) ([]message, int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if rev >= c.rev {
-		return nil, c.rev
+// list returns a group's messages, or one thread's, to a member; oldest first.
+func (c *chat) list(ctx context.Context, account, groupID, threadID string) ([]message, error) {
+	g, _, err := c.member(ctx, groupID, account)
+	if err != nil {
+		return nil, err
 	}
-	var out []message
-	for _, id := range c.order {
-		g := c.groups[id]
-		if !g.members[account] {
-			continue
-		}
-		for _, m := range g.messages {
-			if m.rev > rev {
-				out = append(out, m.copy())
-			}
+	all, err := c.messages(ctx, g.id, 0)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b message) int { return byNumber(a.ID, b.ID) })
+	out := []message{}
+	for _, m := range all[max(0, len(all)-maxMessages):] {
+		if threadID == "" || m.Thread == threadID {
+			out = append(out, m)
 		}
 	}
-	slices.SortFunc(out, func(a, b message) int { return int(a.rev - b.rev) })
-	return out, c.rev
+	return out, nil
 }
 
-func (c *chat) find(account, groupID, id string) (message, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	g, err := c.member(groupID, account)
+// since returns what changed after a revision in the account's groups, and the revision that this is up to. What
+// changes meanwhile may be in it, and is again next time.
+func (c *chat) since(ctx context.Context, account string, after int64) ([]message, int64, error) {
+	now, err := c.rows.rev(ctx)
+	if err != nil || now <= after {
+		return nil, now, err
+	}
+	var out []message
+	for _, g := range c.groups {
+		switch _, _, err := c.member(ctx, g.id, account); {
+		case err == errNoMember:
+			continue
+		case err != nil:
+			return nil, after, err
+		}
+		changed, err := c.messages(ctx, g.id, after)
+		if err != nil {
+			return nil, after, err
+		}
+		out = append(out, changed...)
+	}
+	slices.SortFunc(out, func(a, b message) int { return cmp.Compare(a.rev, b.rev) })
+	return out, now, nil
+}
+
+func (c *chat) find(ctx context.Context, account, groupID, id string) (message, error) {
+	g, _, err := c.member(ctx, groupID, account)
 	if err != nil {
 		return message{}, err
 	}
-	if m := g.find(id); m != nil {
-		return m.copy(), nil
-	}
-	return message{}, errNoMessage
+	return c.lookUp(ctx, g.id, id)
 }
 
-func (g *group) find(id string) *message {
-	for _, m := range g.messages {
-		if m.ID == id {
-			return m
-		}
+// lookUp finds a message, whoever asks: where it really is, for one.
+func (c *chat) lookUp(ctx context.Context, groupID, id string) (message, error) {
+	r, err := c.rows.get(ctx, inMessages+groupID, id)
+	if err != nil {
+		return message{}, err
 	}
-	return nil
-}
-
-// where is the real domain of a message, whoever asks.
-func (c *chat) where(groupID, id string) (scope.Domain, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if g := c.groups[groupID]; g != nil {
-		if m := g.find(id); m != nil {
-			return m.domain(), true
-		}
+	if r.rev == 0 {
+		return message{}, errNoMessage
 	}
-	return scope.Domain{}, false
+	return c.message(groupID, r)
 }
 
 // react also says whether the reaction is new: to react again is no operation.
-func (c *chat) react(account, groupID, id, emoji string) (out message, added bool, err error) {
+func (c *chat) react(ctx context.Context, account, groupID, id, emoji string) (m message, added bool, err error) {
 	if err := checkEmoji(emoji); err != nil {
 		return message{}, false, err
 	}
-	c.mu.Lock()
-	g, err := c.member(groupID, account)
-	if err == nil && g.muted[account] {
-		err = errMuted
-	}
-	var m *message
+	g, err := c.writer(ctx, groupID, account)
 	if err == nil {
-		if m = g.find(id); m == nil {
-			err = errNoMessage
-		}
-	}
-	if err == nil {
-		added, err = m.react(account, emoji)
+		_, err = c.lookUp(ctx, g.id, id)
 	}
 	if err != nil {
-		c.mu.Unlock()
 		return message{}, false, err
 	}
-	if added {
-		c.rev++
-		m.rev = c.rev
-	}
-	out = m.copy()
-	c.mu.Unlock()
-	if added {
-		c.changed()
-	}
-	return out, added, nil
+	m, err = change(ctx, c.rows, inMessages+g.id, id, message{}, func(m *message) (bool, error) {
+		if m.ID == "" { // forgotten meanwhile
+			return false, errNoMessage
+		}
+		var err error
+		added, err = m.react(account, emoji)
+		return added, err
+	})
+	m.group = g.id
+	return m, added && err == nil, err
 }
 
 func checkEmoji(emoji string) error {
@@ -466,69 +533,84 @@ func (m *message) react(account, emoji string) (added bool, err error) {
 	return true, nil
 }
 
-// members are sorted by the order in which users are known.
-func (c *chat) members(account, groupID string) ([]member, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	g, err := c.member(groupID, account)
-	if err != nil {
-		return nil, err
-	}
-	var out []member
-	for _, u := range c.users {
-		if g.members[u.ID] {
-			out = append(out, member{u, g.muted[u.ID], g.owner == u.ID})
-		}
-	}
-	return out, nil
-}
-
 type member struct {
 	user
 	Muted, Owner bool
 }
 
-// join adds the account and reports whether it was new.
-func (c *chat) join(account, groupID string) (bool, error) {
-	c.mu.Lock()
-	g := c.groups[groupID]
-	if g == nil {
-		c.mu.Unlock()
-		return false, errNoGroup
+// members are sorted by the order in which users are known.
+func (c *chat) members(ctx context.Context, account, groupID string) ([]member, error) {
+	g, _, err := c.member(ctx, groupID, account)
+	if err != nil {
+		return nil, err
 	}
-	there := g.members[account]
-	g.members[account] = true
-	c.mu.Unlock()
-	c.changed()
-	return !there, nil
+	return c.roster(ctx, g)
 }
 
-func (c *chat) leave(account, groupID string) error {
-	c.mu.Lock()
-	g, err := c.member(groupID, account)
-	if err == nil {
-		delete(g.members, account)
+func (c *chat) roster(ctx context.Context, g *group) ([]member, error) {
+	found, err := c.rows.list(ctx, inMembers+g.id, 0)
+	if err != nil {
+		return nil, err
 	}
-	c.mu.Unlock()
-	c.changed()
+	var out []member
+	for _, u := range c.users {
+		m := g.first(u.ID)
+		if i := slices.IndexFunc(found, func(r row) bool { return r.name == u.ID }); i >= 0 {
+			if err := found[i].decode(inMembers+g.id, &m); err != nil {
+				return nil, err
+			}
+		}
+		if m.In {
+			out = append(out, member{u, m.Muted, g.owner == u.ID})
+		}
+	}
+	return out, nil
+}
+
+// join adds the account and reports whether it was new.
+func (c *chat) join(ctx context.Context, account, groupID string) (joined bool, err error) {
+	g, ok := c.group(groupID)
+	if !ok {
+		return false, errNoGroup
+	}
+	_, err = change(ctx, c.rows, inMembers+g.id, account, g.first(account), func(m *membership) (bool, error) {
+		joined = !m.In
+		m.In = true
+		return joined, nil
+	})
+	return joined && err == nil, err
+}
+
+func (c *chat) leave(ctx context.Context, account, groupID string) error {
+	g, _, err := c.member(ctx, groupID, account)
+	if err != nil {
+		return err
+	}
+	_, err = change(ctx, c.rows, inMembers+g.id, account, g.first(account), func(m *membership) (bool, error) {
+		m.In = false
+		return true, nil
+	})
 	return err
 }
 
 // mute is for the group's owner: a muted member reads, and says nothing, through apps neither.
-func (c *chat) mute(account, groupID, other string, muted bool) error {
-	c.mu.Lock()
-	g, err := c.member(groupID, account)
+func (c *chat) mute(ctx context.Context, account, groupID, other string, muted bool) error {
+	g, _, err := c.member(ctx, groupID, account)
 	if err == nil && g.owner != account {
 		err = problem(http.StatusForbidden, "only the group's owner mutes")
 	}
-	if err == nil && !g.members[other] {
-		err = problem(http.StatusNotFound, "no such member")
-	}
 	if err == nil {
-		g.muted[other] = muted
+		if _, _, err = c.member(ctx, groupID, other); err == errNoMember {
+			err = problem(http.StatusNotFound, "no such member")
+		}
 	}
-	c.mu.Unlock()
-	c.changed()
+	if err != nil {
+		return err
+	}
+	_, err = change(ctx, c.rows, inMembers+g.id, other, g.first(other), func(m *membership) (bool, error) {
+		m.Muted = muted
+		return true, nil
+	})
 	return err
 }
 
@@ -542,22 +624,25 @@ type groupView struct {
 	Member  bool     `json:"-"`
 }
 
-func (c *chat) views(account string) []groupView {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (c *chat) views(ctx context.Context, account string) ([]groupView, error) {
 	var out []groupView
-	for _, id := range c.order {
-		g := c.groups[id]
-		v := groupView{ID: g.id, Name: g.name, About: g.about, Threads: slices.Clone(g.threads), Members: []string{}}
-		for _, u := range c.users {
-			if g.members[u.ID] {
-				v.Members = append(v.Members, u.ID)
-			}
+	for i := range c.groups {
+		g := &c.groups[i]
+		v := groupView{ID: g.id, Name: g.name, About: g.about, Members: []string{}}
+		members, err := c.roster(ctx, g)
+		if err != nil {
+			return nil, err
 		}
-		v.Member = g.members[account]
+		for _, m := range members {
+			v.Members = append(v.Members, m.ID)
+			v.Member = v.Member || m.ID == account
+		}
+		if v.Threads, err = c.threads(ctx, g); err != nil {
+			return nil, err
+		}
 		out = append(out, v)
 	}
-	return out
+	return out, nil
 }
 
 // mentions returns the ids of the apps that a text names, at most three, each once. "@BookBot," is bookbot;

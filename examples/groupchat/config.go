@@ -478,8 +478,12 @@ type infoClient struct {
 	RedirectURIs     []string `json:"redirect_uris,omitempty"`
 }
 
-func infoOf(c *chat, a *apps, resourceServer string, az *authz.Server) info {
-	out := info{Issuer: az.Issuer(), APIBase: az.Issuer() + "/api", Users: c.users, Groups: c.views(""), Apps: []infoClient{}}
+func infoOf(ctx context.Context, c *chat, a *apps, resourceServer string, az *authz.Server) (info, error) {
+	groups, err := c.views(ctx, "")
+	if err != nil {
+		return info{}, err
+	}
+	out := info{Issuer: az.Issuer(), APIBase: az.Issuer() + "/api", Users: c.users, Groups: groups, Apps: []infoClient{}}
 	for _, app := range a.list {
 		one := infoClient{ID: app.ID, Secret: app.Secret.Reveal(), Name: app.Name, Webhook: app.Webhook,
 			WebhookSecret: az.WebhookSecret(app.ID).Reveal(), WebhookPublicKey: az.WebhookKey(app.ID), RedirectURIs: app.RedirectURIs}
@@ -490,7 +494,7 @@ func infoOf(c *chat, a *apps, resourceServer string, az *authz.Server) info {
 			out.Apps = append(out.Apps, one)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // writeInfo puts the file in its place whole, for its owner alone.

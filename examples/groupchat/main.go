@@ -1,9 +1,9 @@
 // Groupchat is a small social server with two apps that act for its users, to click through or to drive with curl:
 // see README.md.
 //
-// The server is in main.go (starting and stopping), chat.go (its own data), web.go (what people do), api.go (what
-// apps do, behind behest), panel.go (what one sees of it) and config.go (files). The apps, in apps.go, are servers of
-// their own that only speak HTTP.
+// The server is in main.go (starting and stopping), stores.go (what lasts), chat.go (its own data, kept by rows.go,
+// rows_sql.go or rows_redis.go), web.go (what people do), api.go (what apps do, behind behest), panel.go (what one sees
+// of it) and config.go (files). The apps, in apps.go, are servers of their own that only speak HTTP.
 package main
 
 import (
@@ -24,12 +24,15 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/authz/app"
 	"github.com/behest-go/behest/authz/webhook"
 )
 
 func main() {
+	redis.SetLogger(quiet{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -41,7 +44,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	default:
-		fmt.Fprintln(os.Stderr, "groupchat:", err)
+		fmt.Fprintln(os.Stderr, "groupchat:", oneLine(err))
 		os.Exit(1)
 	}
 }
@@ -53,10 +56,11 @@ func (e *usageError) Unwrap() error { return e.error }
 
 // options are the flags, and what only tests set.
 type options struct {
-	addr, apps, info string
-	now              func() time.Time
-	pace             time.Duration // of BookBot
-	seed             bool          // the groups have a past
+	addr, apps, info      string
+	store, data, dsn, key string
+	now                   func() time.Time
+	pace                  time.Duration // of BookBot
+	seed                  bool          // the groups have a past
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -65,6 +69,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.addr, "addr", "127.0.0.1:8080", "where to listen: a loopback address, since nobody needs a password; port 0 takes a free one")
 	fs.StringVar(&o.apps, "apps", "", "a JSON `file` with apps and triggers instead of the built-in ones")
+	fs.StringVar(&o.store, "store", "sqlite", "where all is kept: memory, sqlite, postgres or redis")
+	fs.StringVar(&o.data, "data", "", "the `directory` of -store sqlite, made if it is not there; without it a temporary one, removed at the end")
+	fs.StringVar(&o.dsn, "dsn", "", "the `database` of -store postgres (postgres://user@host/db) or redis (redis://host:6379/0); many processes may share it")
+	fs.StringVar(&o.key, "key", "", "the `file` of the server's key, made if it is not there; without it DIR/key of -data, or else (unsafe) in the database")
 	fs.StringVar(&o.info, "info", "", "write what is needed to drive the server, secrets too, to this JSON `file`")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -75,11 +83,23 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if fs.NArg() > 0 {
 		return &usageError{fmt.Errorf("groupchat: unexpected argument %q", fs.Arg(0))}
 	}
+	var empty error // a variable of the shell that is not set, most likely
+	fs.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" {
+			empty = &usageError{fmt.Errorf("groupchat: -%s is empty", f.Name)}
+		}
+	})
+	if empty != nil {
+		return empty
+	}
+	if err := o.checkStore(); err != nil {
+		return &usageError{fmt.Errorf("groupchat: %w", err)}
+	}
 	o.seed = o.apps == ""
 	return o.run(ctx, stdout, stderr)
 }
 
-func (o options) run(ctx context.Context, stdout, stderr io.Writer) error {
+func (o options) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	host, portText, err := net.SplitHostPort(o.addr)
 	if _, wrong := strconv.ParseUint(portText, 10, 16); err != nil || wrong != nil || !isLoopback(host) {
@@ -118,22 +138,49 @@ func (o options) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	l := listeners[0]
 	issuer := "http://" + l.Addr().String()
+
+	temporary := o.store == "sqlite" && o.data == ""
+	if temporary {
+		if o.data, err = os.MkdirTemp("", "groupchat-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(o.data)) }()
+	}
+	kept, err := o.open(ctx, log)
+	defer func() { // when nothing runs any more
+		cancel(nil)
+		running.Wait()
+		err = errors.Join(err, kept.Close())
+	}()
+	if err != nil {
+		return err
+	}
+	if kept.inside {
+		log.Warn("the server's key is kept in the database: who reads that can act as any user; -key FILE keeps it elsewhere")
+	}
 	s := &site{issuer: issuer, apps: configured, panel: newPanel(), now: o.now, log: log, until: ctx,
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
-	s.chat = newChat(o.now, s.panel.wakeAll)
+	s.chat, s.sessions = newChat(o.now, kept.rows), sessions{kept.rows}
 	if o.seed {
-		s.chat.seed()
+		if err := s.chat.seed(ctx); err != nil {
+			return err
+		}
 	}
 	if configured == nil {
 		s.apps, s.hints = builtIn(listeners[1].Addr(), listeners[2].Addr())
+		s.tea = teaHome(listeners[2].Addr()) + "/"
 	}
 	resourceServer := s.apps.withResourceServer()
-	if err := s.assemble(o, log); err != nil {
+	if err := s.assemble(o, kept, log); err != nil {
 		return err
 	}
 	if o.info != "" {
-		if err := writeInfo(o.info, infoOf(s.chat, s.apps, resourceServer, s.az)); err != nil {
+		about, err := infoOf(ctx, s.chat, s.apps, resourceServer, s.az)
+		if err == nil {
+			err = writeInfo(o.info, about)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -151,7 +198,11 @@ func (o options) run(ctx context.Context, stdout, stderr io.Writer) error {
 		defer stopDelivering()
 		return serve(ctx, l, s.handler())
 	})
-	if _, err := fmt.Fprintf(stdout, "listening on %s\n", issuer); err != nil {
+	ready := fmt.Sprintf("listening on %s\n", issuer)
+	if temporary {
+		ready += fmt.Sprintf("all data is in %s, which is removed at the end: -data DIR keeps it\n", o.data)
+	}
+	if _, err := io.WriteString(stdout, ready); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -163,7 +214,7 @@ func (o options) run(ctx context.Context, stdout, stderr io.Writer) error {
 }
 
 // assemble makes what the apps and the flags decide about.
-func (s *site) assemble(o options, log *slog.Logger) (err error) {
+func (s *site) assemble(o options, kept *memory, log *slog.Logger) (err error) {
 	s.names, s.mention = map[string]string{}, map[string]string{}
 	for _, a := range s.apps.list {
 		if s.names[a.ID] = a.Name; a.Name == "" {
@@ -176,6 +227,7 @@ func (s *site) assemble(o options, log *slog.Logger) (err error) {
 	}
 	s.az, err = authz.New(authz.Config{
 		Issuer: s.issuer, Permit: s.permit, Apps: s.apps.list, Triggers: s.apps.triggers,
+		Store: kept.store, Key: kept.key, InsecureKeyInStore: kept.inside,
 		Observe: s.panel.observe, AllowWebhooksTo: loopbackHosts(s.apps.list), Now: o.now, Log: log,
 	})
 	return err
@@ -192,7 +244,7 @@ func (s *site) startApps(ctx context.Context, o options, log *slog.Logger, start
 		return err
 	}
 	bookbot := &bookBot{api: client(0), keys: []webhook.Key{key}, pace: o.pace, log: log}
-	teatime := &teaTime{api: client(1), home: "http://localhost:" + port(tea.Addr()), log: log}
+	teatime := &teaTime{api: client(1), log: log}
 	start("bookbot", func() error { return bookbot.run(ctx, books) })
 	start("teatime", func() error { return teatime.run(ctx, tea) })
 	return nil

@@ -15,18 +15,21 @@ import (
 
 	"github.com/behest-go/behest/grant"
 	"github.com/behest-go/behest/scope"
+	"github.com/behest-go/behest/store"
 )
 
 const (
 	maxStories = 12  // shown at once
-	maxEntries = 400 // kept for one account
+	maxEntries = 400 // attempts to deliver, kept for one account
 	maxStreams = 32  // of one account
-	lookAgain  = 2 * time.Second
+	lookAgain  = time.Second
 	heartbeat  = 15 * time.Second
 )
 
-// A panel shows each account what happens underneath, of what concerns that account and nothing else. It is fed by
-// authz.Config.Observe, and it wakes the streams of pages, also for new messages.
+// A panel shows each account what happens underneath, of what concerns that account and nothing else. What it shows is
+// behest's ledger, whichever process wrote it. authz.Config.Observe and this process's own doings wake the streams of
+// pages at once; of other processes they hear by looking again each second. Only what no ledger has is kept here:
+// attempts to deliver, and what the account's last operation came to.
 type panel struct {
 	mu      sync.Mutex
 	boards  map[string]*board
@@ -34,8 +37,8 @@ type panel struct {
 }
 
 type board struct {
-	entries []grant.Entry
-	last    string // the last operation, in words
+	tries []grant.Entry // to deliver
+	last  string        // the last operation, in words
 }
 
 type stream struct {
@@ -61,17 +64,11 @@ func (p *panel) board(account string) *board {
 func (p *panel) observe(_ context.Context, e grant.Entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	b := p.board(e.Account)
-	// An app that tries again and again is one line that counts.
-	if n := len(b.entries) - 1; n >= 0 && e.What == "refused" {
-		if last := &b.entries[n]; last.What == e.What && last.Grant == e.Grant && last.Reason == e.Reason {
-			last.Count += e.Count
-			p.wakeUp(e.Account)
-			return
+	if e.What == "delivered" || e.What == "undelivered" {
+		b := p.board(e.Account)
+		if b.tries = append(b.tries, e); len(b.tries) > maxEntries {
+			b.tries = slices.Delete(b.tries, 0, len(b.tries)-maxEntries)
 		}
-	}
-	if b.entries = append(b.entries, e); len(b.entries) > maxEntries {
-		b.entries = slices.Delete(b.entries, 0, len(b.entries)-maxEntries)
 	}
 	p.wakeUp(e.Account)
 }
@@ -147,11 +144,11 @@ func (p *panel) unsubscribe(s *stream) {
 }
 
 // seen returns a copy of what concerns the account.
-func (p *panel) seen(account string) (entries []grant.Entry, last string) {
+func (p *panel) seen(account string) (tries []grant.Entry, last string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b := p.board(account)
-	return slices.Clone(b.entries), b.last
+	return slices.Clone(b.tries), b.last
 }
 
 // A story is one grant from its cause to its end, as people are shown it. It holds neither code nor token.
@@ -199,19 +196,58 @@ func (s *site) stories(ctx context.Context, account string) ([]story, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, _ := s.panel.seen(account)
+	entries, err := s.az.Engine().Ledger(ctx, account, "", store.MaxPage)
+	if err != nil {
+		return nil, err
+	}
+	tries, _ := s.panel.seen(account)
+	entries = append(entries, tries...)
+	slices.SortStableFunc(entries, func(a, b grant.Entry) int { return a.At.Compare(b.At) })
+	groups, err := s.chat.views(ctx, account)
+	if err != nil {
+		return nil, err
+	}
 	out := []story{}
 	for _, g := range grants[:min(len(grants), maxStories)] {
-		out = append(out, s.story(&g, entries))
+		st := s.story(&g, entries)
+		st.Where = place(groups, g.Domain)
+		if st.Blocked, err = s.blocked(ctx, &g, st.State); err != nil {
+			return nil, err
+		}
+		out = append(out, st)
 	}
 	return out, nil
+}
+
+// latest also has the refusals of the last moments, which are on their way to the ledger.
+func (s *site) latest(ctx context.Context, account string) ([]story, error) {
+	if err := s.az.Engine().Flush(ctx); err != nil {
+		return nil, err
+	}
+	return s.stories(ctx, account)
+}
+
+func (s *site) blocked(ctx context.Context, g *grant.Grant, state string) (bool, error) {
+	if state != "redeemed" {
+		return false, nil
+	}
+	for _, action := range g.Actions {
+		err := s.chat.may(ctx, g.Account, action, g.Domain)
+		if err == nil {
+			return false, nil
+		}
+		if no := (*webError)(nil); !errors.As(err, &no) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func (s *site) story(g *grant.Grant, entries []grant.Entry) story {
 	st := story{ID: g.ID, App: g.App, AppName: s.names[g.App], Trigger: g.Trigger, Operation: string(g.Event.Operation), Event: g.Event.ID,
 		Said: g.Event.Text, Domain: g.Domain.String(), Actions: g.Actions, Deliver: string(g.Deliver), State: g.State,
 		IssuedAt: g.IssuedAt, RedeemBy: g.RedeemBy, NotAfter: g.NotAfter, Life: g.For.String(), Uses: g.Uses, Left: g.Uses,
-		Where: s.groupName(g.Domain), Steps: []step{}}
+		Steps: []step{}}
 	if st.Said == "" {
 		st.Said = g.Event.Target
 	}
@@ -219,12 +255,22 @@ func (s *site) story(g *grant.Grant, entries []grant.Entry) story {
 		if e.Grant != g.ID {
 			continue
 		}
-		if e.What == "used" {
-			st.Left = e.Left
+		last := len(st.Steps) - 1
+		switch e.What {
+		case "used":
+			if st.Left > 0 {
+				st.Left-- // what this chat's actions cost
+			}
 			// The same use again and again is one line.
 			if n := slices.IndexFunc(st.Steps, func(s step) bool { return s.What == e.What && s.Scope == e.Scope }); n >= 0 {
 				st.Steps[n].Count++
 				st.Steps[n].At = e.At
+				continue
+			}
+		case "refused":
+			// And so is an app that tries again and again.
+			if last >= 0 && st.Steps[last].What == e.What && st.Steps[last].Reason == e.Reason {
+				st.Steps[last].Count += e.Count
 				continue
 			}
 		}
@@ -240,13 +286,13 @@ func (s *site) story(g *grant.Grant, entries []grant.Entry) story {
 	case "redeemed":
 		st.Until, st.Span = g.NotAfter.UnixMilli(), g.For.Milliseconds()
 	}
-	st.Blocked = st.State == "redeemed" && !slices.ContainsFunc(g.Actions, func(action string) bool { return s.chat.may(g.Account, action, g.Domain) == nil })
 	st.Alive = st.State == "pending" || st.State == "issued" || st.State == "redeemed"
 	return st
 }
 
-func (s *site) groupName(d scope.Domain) string {
-	for _, v := range s.chat.views("") {
+// place is a domain in words.
+func place(groups []groupView, d scope.Domain) string {
+	for _, v := range groups {
 		if v.ID == d.Root().ID() {
 			if d.Kind() == "thread" {
 				for _, t := range v.Threads {
@@ -327,7 +373,7 @@ func (st story) Pips() []bool {
 
 // grants lists the account's grants for programs; the page has them in its panel.
 func (s *site) grants(w http.ResponseWriter, r *http.Request, account string) error {
-	list, err := s.stories(r.Context(), account)
+	list, err := s.latest(r.Context(), account)
 	if err != nil {
 		return err
 	}
@@ -369,8 +415,10 @@ func (s *site) events(w http.ResponseWriter, r *http.Request, account string) er
 		// A browser that does not read is let go.
 		_ = out.control.SetWriteDeadline(time.Now().Add(heartbeat))
 		before := out.count
-		rev = s.sendMessages(out, account, rev)
-		if err := s.sendStories(ctx, out, account, sent); err != nil {
+		if rev, err = s.sendMessages(ctx, out, account, rev); err == nil {
+			err = s.sendStories(ctx, out, account, sent)
+		}
+		if err != nil {
 			if ctx.Err() == nil {
 				s.log.Error("panel", "err", err)
 			}
@@ -397,12 +445,15 @@ func (s *site) events(w http.ResponseWriter, r *http.Request, account string) er
 	return nil
 }
 
-func (s *site) sendMessages(out *eventWriter, account string, rev int64) int64 {
-	changed, now := s.chat.since(account, rev)
+func (s *site) sendMessages(ctx context.Context, out *eventWriter, account string, rev int64) (int64, error) {
+	changed, now, err := s.chat.since(ctx, account, rev)
+	if err != nil {
+		return rev, err
+	}
 	for _, m := range changed {
 		out.send("message", strconv.FormatInt(m.rev, 10), map[string]string{"id": m.ID, "group": m.group, "thread": m.Thread, "account": m.Account, "html": s.html("message", s.view(m, account))})
 	}
-	return now
+	return now, nil
 }
 
 func (s *site) sendStories(ctx context.Context, out *eventWriter, account string, sent map[string]string) error {

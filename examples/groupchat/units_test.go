@@ -80,29 +80,29 @@ func TestParts(t *testing.T) {
 }
 
 func TestGroupsAreBounded(t *testing.T) {
-	c := newChat(time.Now, func() {})
+	c := newChat(time.Now, newMemoryRows())
 	for i := range maxMessages + 10 {
-		_, err := c.post("li-si", "", "42", draft{Text: fmt.Sprint(i)})
+		_, err := c.post(t.Context(), "li-si", "", "42", draft{Text: fmt.Sprint(i)})
 		require.NoError(t, err)
 	}
-	list, err := c.list("li-si", "42", "")
+	list, err := c.list(t.Context(), "li-si", "42", "")
 	require.NoError(t, err)
 	require.Len(t, list, maxMessages)
 	require.Equal(t, fmt.Sprint(maxMessages+9), list[maxMessages-1].Text)
 	for i := range maxThreads - 2 {
-		_, err := c.post("li-si", "", "42", draft{Text: "x", Thread: fmt.Sprint("new-", i)})
+		_, err := c.post(t.Context(), "li-si", "", "42", draft{Text: "x", Thread: fmt.Sprint("new-", i)})
 		require.NoError(t, err)
 	}
-	_, err = c.post("li-si", "", "42", draft{Text: "x", Thread: "one-too-many"})
+	_, err = c.post(t.Context(), "li-si", "", "42", draft{Text: "x", Thread: "one-too-many"})
 	require.ErrorContains(t, err, "threads")
 	for i := range maxEmojis {
 		for _, added := range []bool{true, false} { // to react again is no operation
-			_, got, err := c.react("li-si", "42", list[500].ID, fmt.Sprint("e", i))
+			_, got, err := c.react(t.Context(), "li-si", "42", list[500].ID, fmt.Sprint("e", i))
 			require.NoError(t, err)
 			require.Equal(t, added, got)
 		}
 	}
-	_, _, err = c.react("li-si", "42", list[500].ID, "more")
+	_, _, err = c.react(t.Context(), "li-si", "42", list[500].ID, "more")
 	require.ErrorContains(t, err, "reactions")
 }
 

@@ -6,7 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"embed"
-	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,12 +21,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/store"
 )
 
 //go:embed templates/*.html static
@@ -49,6 +49,7 @@ type site struct {
 	mention  map[string]string // ids of apps, by lower-case id
 	hints    []hint
 	issuer   string
+	tea      string // where TeaTime's links lead; empty: there is no TeaTime
 	now      func() time.Time
 	log      *slog.Logger
 	pages    *template.Template
@@ -132,52 +133,54 @@ func (s *site) page(w http.ResponseWriter, status int, name string, data any) {
 // wantsPage tells a browser that navigates from a program.
 func wantsPage(r *http.Request) bool { return strings.Contains(r.Header.Get("Accept"), "text/html") }
 
-// sessions hold who is signed in, by the hash of their cookie.
-type sessions struct {
-	mu  sync.Mutex
-	all map[[32]byte]session
-}
+// sessions hold who is signed in, by the hash of their cookie: who reads the rows cannot be anybody by that.
+type sessions struct{ rows rows }
 
 type session struct {
-	account string
-	until   time.Time
+	Account string    `json:"account"`
+	Until   time.Time `json:"until"`
 }
 
-func (s *sessions) begin(account string, now time.Time) (string, error) {
-	var raw [24]byte
-	_, _ = rand.Read(raw[:]) // never fails
-	cookie := base64.RawURLEncoding.EncodeToString(raw[:])
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all == nil {
-		s.all = map[[32]byte]session{}
+const inSessions = "sessions"
+
+func sessionName(cookie string) string {
+	sum := sha256.Sum256([]byte(cookie))
+	return hex.EncodeToString(sum[:])
+}
+
+func (s *sessions) begin(ctx context.Context, account string, now time.Time) (string, error) {
+	all, err := s.rows.list(ctx, inSessions, 0)
+	if err != nil {
+		return "", err
 	}
-	if len(s.all) >= maxSessions {
-		// Who signs in is not to be kept out by those who did so again and again: the oldest session goes.
-		var oldest [32]byte
-		first := true
-		for k, v := range s.all {
-			if first || v.until.Before(s.all[oldest].until) {
-				oldest, first = k, false
-			}
+	var over []string
+	for i, r := range all {
+		// Who signs in is not to be kept out by those who did so again and again: the oldest sessions go.
+		var one session
+		if r.decode(inSessions, &one) != nil || !now.Before(one.Until) || i <= len(all)-maxSessions {
+			over = append(over, r.name)
 		}
-		delete(s.all, oldest)
 	}
-	s.all[sha256.Sum256([]byte(cookie))] = session{account, now.Add(sessionLife)}
-	return cookie, nil
+	if err := s.rows.remove(ctx, inSessions, over...); err != nil {
+		return "", err
+	}
+	cookie := rand.Text()
+	value, err := json.Marshal(session{account, now.Add(sessionLife)})
+	if err != nil {
+		return "", err
+	}
+	_, err = s.rows.put(ctx, inSessions, row{name: sessionName(cookie), value: value})
+	return cookie, err
 }
 
-func (s *sessions) account(cookie string, now time.Time) (string, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	found, ok := s.all[sha256.Sum256([]byte(cookie))]
-	return found.account, ok && now.Before(found.until)
+func (s *sessions) account(ctx context.Context, cookie string, now time.Time) (string, bool, error) {
+	var found session
+	err := load(ctx, s.rows, inSessions, sessionName(cookie), &found)
+	return found.Account, err == nil && now.Before(found.Until), err
 }
 
-func (s *sessions) end(cookie string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.all, sha256.Sum256([]byte(cookie)))
+func (s *sessions) end(ctx context.Context, cookie string) error {
+	return s.rows.remove(ctx, inSessions, sessionName(cookie))
 }
 
 func (s *site) account(r *http.Request) (string, error) {
@@ -185,7 +188,10 @@ func (s *site) account(r *http.Request) (string, error) {
 	if err != nil {
 		return "", errSignIn
 	}
-	account, ok := s.sessions.account(cookie.Value, s.now())
+	account, ok, err := s.sessions.account(r.Context(), cookie.Value, s.now())
+	if err != nil {
+		return "", err
+	}
 	if !ok {
 		return "", errSignIn
 	}
@@ -343,11 +349,18 @@ func decode(body []byte, v any) error {
 
 func (s *site) home(w http.ResponseWriter, r *http.Request) {
 	account, err := s.account(r)
-	if err != nil {
+	if err == errSignIn {
 		s.page(w, http.StatusOK, "login.html", s.chat.users)
 		return
 	}
-	views := s.chat.views(account)
+	var views []groupView
+	if err == nil {
+		views, err = s.chat.views(r.Context(), account)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 	at := slices.IndexFunc(views, func(v groupView) bool { return v.Member })
 	http.Redirect(w, r, "/groups/"+views[max(at, 0)].ID, http.StatusSeeOther)
 }
@@ -364,7 +377,7 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 	}
 	cookie := ""
 	if err == nil {
-		cookie, err = s.sessions.begin(in.User, s.now())
+		cookie, err = s.sessions.begin(r.Context(), in.User, s.now())
 	}
 	if err != nil {
 		s.fail(w, r, err)
@@ -376,7 +389,10 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) logout(w http.ResponseWriter, r *http.Request) {
 	if cookie, err := r.Cookie(cookieName); err == nil {
-		s.sessions.end(cookie.Value)
+		if err := s.sessions.end(r.Context(), cookie.Value); err != nil {
+			s.fail(w, r, err)
+			return
+		}
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: -1})
 	http.Redirect(w, r, "/", http.StatusSeeOther)
@@ -400,7 +416,7 @@ func (s *site) done(w http.ResponseWriter, r *http.Request, status int, v any) e
 }
 
 func (s *site) messages(w http.ResponseWriter, r *http.Request, account string) error {
-	list, err := s.chat.list(account, r.PathValue("group"), r.URL.Query().Get("thread"))
+	list, err := s.chat.list(r.Context(), account, r.PathValue("group"), r.URL.Query().Get("thread"))
 	if err != nil {
 		return err
 	}
@@ -410,7 +426,7 @@ func (s *site) messages(w http.ResponseWriter, r *http.Request, account string) 
 
 // say is where a user's message is saved, and so where behest hears of it.
 func (s *site) say(w http.ResponseWriter, r *http.Request, account string) error {
-	if _, err := s.chat.list(account, r.PathValue("group"), "-"); err != nil {
+	if _, _, err := s.chat.member(r.Context(), r.PathValue("group"), account); err != nil {
 		return err // before the body is judged
 	}
 	var in struct {
@@ -420,12 +436,36 @@ func (s *site) say(w http.ResponseWriter, r *http.Request, account string) error
 	if err := read(w, r, &in, func(v url.Values) { in.Text, in.Thread = v.Get("text"), v.Get("thread") }); err != nil {
 		return err
 	}
-	m, err := s.chat.post(account, "", r.PathValue("group"), draft{Text: in.Text, Thread: in.Thread})
+	var m message
+	err := s.together(r.Context(), func(ctx context.Context, az *authz.Server) (err error) {
+		if m, err = s.chat.post(ctx, account, "", r.PathValue("group"), draft{Text: in.Text, Thread: in.Thread}); err != nil {
+			return err
+		}
+		_, err = s.emit(ctx, az, s.eventsOf(m)...)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	s.emit(r.Context(), s.eventsOf(m)...)
 	return s.done(w, r, http.StatusCreated, m)
+}
+
+// together is for what the chat writes and behest is told of. Where both are in one database they are committed
+// together or not at all: no message without its grants, no grant of a message that is not there. Deliveries begin
+// after the commit.
+func (s *site) together(ctx context.Context, f func(context.Context, *authz.Server) error) error {
+	err := s.chat.rows.together(ctx, func(ctx context.Context, st store.Store) error {
+		if st == nil {
+			return f(ctx, s.az)
+		}
+		return f(ctx, s.az.In(st))
+	})
+	if err != nil {
+		return err
+	}
+	s.az.Wake()
+	s.panel.wakeAll()
+	return nil
 }
 
 // eventsOf are the operations that a message is: posting it, the apps that it mentions, the command that it is.
@@ -448,22 +488,45 @@ func (s *site) eventsOf(m message) []grant.Event {
 	return out
 }
 
-// emit tells behest what somebody did. What a trigger makes of it is not the poster's trouble: faults go to the log,
-// refusals to the panel.
-func (s *site) emit(ctx context.Context, events ...grant.Event) []authz.Issued {
-	issued, err := s.az.Emit(ctx, events...)
-	switch {
-	case errors.Is(err, grant.ErrDenied), errors.Is(err, grant.ErrLimited): // on the record, and nobody's fault
-		s.log.Debug("emit", "event", events[0].ID, "err", err)
-	case err != nil:
-		s.log.Warn("emit", "event", events[0].ID, "err", err)
-	}
+// emit tells behest what somebody did, az being that of together, or s.az where the chat has nothing to write. What a
+// trigger makes of it is not the poster's trouble: refusals go to the log and the panel. An error is a fault of ours,
+// after which a transaction must not be committed.
+func (s *site) emit(ctx context.Context, az *authz.Server, events ...grant.Event) ([]authz.Issued, error) {
+	issued, err := az.Emit(ctx, events...)
 	by := ""
 	if d, ok := authz.FromContext(ctx); ok {
 		by = s.names[d.App]
 	}
 	s.panel.happened(events, by, len(issued), err)
-	return issued
+	switch {
+	case err == nil:
+	case refusals(err):
+		s.log.Debug("emit", "event", events[0].ID, "err", err)
+	case az != s.az:
+		return nil, err
+	default:
+		s.log.Warn("emit", "event", events[0].ID, "err", err) // what the chat wrote is written
+	}
+	return issued, nil
+}
+
+// refusals reports whether err is nothing but refusals, and faults of events.
+func refusals(err error) bool {
+	if errs, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range errs.Unwrap() {
+			switch {
+			case err == grant.ErrDenied, err == grant.ErrLimited, err == grant.ErrInvalid:
+				return true // with its cause beside it
+			case !refusals(err):
+				return false
+			}
+		}
+		return true
+	}
+	if one := errors.Unwrap(err); one != nil {
+		return refusals(one)
+	}
+	return err == grant.ErrDenied || err == grant.ErrLimited || err == grant.ErrInvalid
 }
 
 func (s *site) press(w http.ResponseWriter, r *http.Request, account string) error {
@@ -471,7 +534,7 @@ func (s *site) press(w http.ResponseWriter, r *http.Request, account string) err
 		Button string `json:"button"`
 		Value  string `json:"value"`
 	}
-	m, err := s.chat.find(account, r.PathValue("group"), r.PathValue("message"))
+	m, err := s.chat.find(r.Context(), account, r.PathValue("group"), r.PathValue("message"))
 	if err != nil {
 		return err
 	}
@@ -481,9 +544,17 @@ func (s *site) press(w http.ResponseWriter, r *http.Request, account string) err
 	if in.Button == "" || m.Card == nil || m.Via == "" || !slices.ContainsFunc(m.Card.Actions, func(a action) bool { return a.Button == in.Button && a.Value == in.Value }) {
 		return problem(http.StatusNotFound, "the message has no such button")
 	}
-	ev := grant.Event{ID: s.chat.newID("press"), Operation: grant.ButtonPress, Account: account, Domain: m.domain(), App: m.Via,
+	id, err := s.chat.newID(r.Context(), "press")
+	if err != nil {
+		return err
+	}
+	ev := grant.Event{ID: id, Operation: grant.ButtonPress, Account: account, Domain: m.domain(), App: m.Via,
 		Text: m.Card.Title, Target: in.Button, Data: map[string]string{"message": m.ID, "value": in.Value}}
-	return s.done(w, r, http.StatusAccepted, operation(ev, s.emit(r.Context(), ev)))
+	issued, err := s.emit(r.Context(), s.az, ev)
+	if err != nil {
+		return err
+	}
+	return s.done(w, r, http.StatusAccepted, operation(ev, issued))
 }
 
 // operation is the answer to an operation that is no message.
@@ -497,7 +568,7 @@ func (s *site) open(w http.ResponseWriter, r *http.Request, account string) erro
 	var in struct {
 		Link string `json:"link"`
 	}
-	m, err := s.chat.find(account, r.PathValue("group"), r.PathValue("message"))
+	m, err := s.chat.find(r.Context(), account, r.PathValue("group"), r.PathValue("message"))
 	if err != nil {
 		return err
 	}
@@ -507,10 +578,21 @@ func (s *site) open(w http.ResponseWriter, r *http.Request, account string) erro
 	if !slices.Contains(m.links(), in.Link) {
 		return problem(http.StatusNotFound, "the message has no such link")
 	}
-	ev := grant.Event{ID: s.chat.newID("open"), Operation: grant.LinkOpen, Account: account, Domain: m.domain(), Target: in.Link,
+	id, err := s.chat.newID(r.Context(), "open")
+	if err != nil {
+		return err
+	}
+	ev := grant.Event{ID: id, Operation: grant.LinkOpen, Account: account, Domain: m.domain(), Target: in.Link,
 		Data: map[string]string{"message": m.ID}}
+	issued, err := s.emit(r.Context(), s.az, ev)
+	if err != nil {
+		return err
+	}
 	to := in.Link
-	for _, i := range s.emit(r.Context(), ev) {
+	if rest, ok := strings.CutPrefix(to, teaLinks); ok && s.tea != "" { // where that name leads on this machine
+		to = s.tea + rest
+	}
+	for _, i := range issued {
 		if link := i.Link(); link != "" {
 			to = link
 			break
@@ -550,29 +632,46 @@ func (s *site) react(w http.ResponseWriter, r *http.Request, account string) err
 	if err := read(w, r, &in, func(v url.Values) { in.Message, in.Emoji = v.Get("message"), v.Get("emoji") }); err != nil {
 		return err
 	}
-	m, added, err := s.chat.react(account, r.PathValue("group"), in.Message, in.Emoji)
+	m, err := s.reacted(r.Context(), account, r.PathValue("group"), in.Message, in.Emoji)
 	if err != nil {
 		return err
-	}
-	if added {
-		s.emit(r.Context(), reactionEvent(s.chat.newID("react"), account, m, in.Emoji))
 	}
 	return s.done(w, r, http.StatusCreated, m)
 }
 
-func reactionEvent(id, account string, m message, emoji string) grant.Event {
-	return grant.Event{ID: id, Operation: grant.ReactionAdd, Account: account, Domain: m.domain(), Target: emoji,
-		Text: m.Text, Data: map[string]string{"message": m.ID}}
+// reacted is what people do and apps do for them.
+func (s *site) reacted(ctx context.Context, account, group, id, emoji string) (m message, err error) {
+	err = s.together(ctx, func(ctx context.Context, az *authz.Server) error {
+		event, err := s.chat.newID(ctx, "react")
+		if err != nil {
+			return err
+		}
+		var added bool
+		if m, added, err = s.chat.react(ctx, account, group, id, emoji); err != nil || !added {
+			return err
+		}
+		_, err = s.emit(ctx, az, grant.Event{ID: event, Operation: grant.ReactionAdd, Account: account, Domain: m.domain(), Target: emoji,
+			Text: m.Text, Data: map[string]string{"message": m.ID}})
+		return err
+	})
+	return m, err
 }
 
 func (s *site) join(w http.ResponseWriter, r *http.Request, account string) error {
 	id := r.PathValue("group")
-	joined, err := s.chat.join(account, id)
+	err := s.together(r.Context(), func(ctx context.Context, az *authz.Server) error {
+		event, err := s.chat.newID(ctx, "join")
+		if err != nil {
+			return err
+		}
+		if joined, err := s.chat.join(ctx, account, id); err != nil || !joined {
+			return err
+		}
+		_, err = s.emit(ctx, az, grant.Event{ID: event, Operation: grant.MemberJoin, Account: account, Domain: domainOf(id, "")})
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	if joined {
-		s.emit(r.Context(), grant.Event{ID: s.chat.newID("join"), Operation: grant.MemberJoin, Account: account, Domain: domainOf(id, "")})
 	}
 	return s.done(w, r, http.StatusOK, map[string]any{"group": id, "member": true})
 }
@@ -580,9 +679,10 @@ func (s *site) join(w http.ResponseWriter, r *http.Request, account string) erro
 // leave needs no word to behest: the next use of any token asks Permit, which asks the group.
 func (s *site) leave(w http.ResponseWriter, r *http.Request, account string) error {
 	id := r.PathValue("group")
-	if err := s.chat.leave(account, id); err != nil {
+	if err := s.chat.leave(r.Context(), account, id); err != nil {
 		return err
 	}
+	s.panel.wakeAll()
 	return s.done(w, r, http.StatusOK, map[string]any{"group": id, "member": false})
 }
 
@@ -593,7 +693,7 @@ func (s *site) mute(w http.ResponseWriter, r *http.Request, account string) erro
 	}
 	err := read(w, r, &in, func(v url.Values) { in.User, in.Muted = v.Get("user"), v.Get("muted") == "true" })
 	if err == nil {
-		err = s.chat.mute(account, r.PathValue("group"), in.User, in.Muted)
+		err = s.chat.mute(r.Context(), account, r.PathValue("group"), in.User, in.Muted)
 	}
 	if err != nil {
 		return err
@@ -656,7 +756,7 @@ type attempt struct {
 // try posts as an app would that has no grant: over HTTP, to the same route, in three ways.
 func (s *site) try(w http.ResponseWriter, r *http.Request, account string) error {
 	id := r.PathValue("group")
-	if _, err := s.chat.list(account, id, "-"); err != nil {
+	if _, _, err := s.chat.member(r.Context(), id, account); err != nil {
 		return err
 	}
 	tries := []struct{ with, authorization string }{
@@ -738,18 +838,23 @@ type groupPage struct {
 }
 
 func (s *site) showGroup(w http.ResponseWriter, r *http.Request, account string) error {
-	p := groupPage{Groups: s.chat.views(account), Hints: s.hints}
+	p := groupPage{Hints: s.hints}
 	p.Me, _ = s.chat.user(account)
+	var err error
+	if p.Rev, err = s.chat.rows.rev(r.Context()); err != nil { // before all else: what comes later, the stream tells
+		return err
+	}
+	if p.Groups, err = s.chat.views(r.Context(), account); err != nil {
+		return err
+	}
 	at := slices.IndexFunc(p.Groups, func(v groupView) bool { return v.ID == r.PathValue("group") })
 	if at < 0 {
 		return errNoGroup
 	}
 	p.Group = p.Groups[at]
-	var err error
-	if p.Stories, err = s.stories(r.Context(), account); err != nil {
+	if p.Stories, err = s.latest(r.Context(), account); err != nil {
 		return err
 	}
-	_, p.Rev = s.chat.since(account, 0)
 	if !p.Group.Member {
 		if !wantsPage(r) {
 			return errNoMember
@@ -764,7 +869,7 @@ func (s *site) showGroup(w http.ResponseWriter, r *http.Request, account string)
 		}
 		p.Thread = p.Group.Threads[at]
 	}
-	if p.Members, err = s.chat.members(account, p.Group.ID); err != nil {
+	if p.Members, err = s.chat.members(r.Context(), account, p.Group.ID); err != nil {
 		return err
 	}
 	for _, m := range p.Members {
@@ -772,7 +877,7 @@ func (s *site) showGroup(w http.ResponseWriter, r *http.Request, account string)
 			p.Owner, p.Muted = m.Owner, m.Muted
 		}
 	}
-	list, err := s.chat.list(account, p.Group.ID, p.Thread.ID)
+	list, err := s.chat.list(r.Context(), account, p.Group.ID, p.Thread.ID)
 	if err != nil {
 		return err
 	}
@@ -857,9 +962,12 @@ func (s *site) parts(m *message) []part {
 }
 
 // permit is behest's question, at issue and at each use: may this account itself do this here, now?
-func (s *site) permit(_ context.Context, a grant.Access) error {
-	if err := s.chat.may(a.Account, a.Scope.Action(), a.Scope.Domain()); err != nil {
-		return fmt.Errorf("%w: %s", grant.ErrDenied, err)
+// An answer that could not be had is no "no": the app is told to come again (503), and nothing is spent. Asked within
+// a transaction, it sees what that has written.
+func (s *site) permit(ctx context.Context, a grant.Access) error {
+	err := s.chat.may(ctx, a.Account, a.Scope.Action(), a.Scope.Domain())
+	if no := (*webError)(nil); errors.As(err, &no) {
+		return fmt.Errorf("%w: %s", grant.ErrDenied, no)
 	}
-	return nil
+	return err
 }

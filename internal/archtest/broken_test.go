@@ -83,6 +83,8 @@ var broken = []struct {
 	{"imports follow the arrows", map[string]string{"internal/two/a.go": importing("two", module+"/examples/hello/part")}, "nothing imports examples"},
 	{"imports follow the arrows", map[string]string{"examples/hello/a.go": importing("main", module+"/internal/guard")}, "examples/hello must not import internal/guard"},
 	{"imports follow the arrows", map[string]string{"examples/hello/a.go": importing("main", "example.com/one")}, "examples/hello must not import example.com/one"},
+	{"imports follow the arrows", map[string]string{"examples/hello/a.go": importing("main", "modernc.org/sqlite")}, "examples/hello must not import modernc.org/sqlite"},
+	{"imports follow the arrows", map[string]string{"examples/groupchat/a.go": importing("main", "modernc.org/sqlite/lib")}, "examples/groupchat must not import modernc.org/sqlite/lib"},
 	{"imports follow the arrows", map[string]string{"authz/late/a.go": importing("late", module+"/scope")}, "authz/late must not import scope"},
 	{"imports follow the arrows", map[string]string{"authz/late/a.go": "package late\n"}, "authz/late: no arrows are drawn"},
 	{"imports follow the arrows", map[string]string{"internal/util/a.go": "package util\n"}, "internal/util: no arrows are drawn"},

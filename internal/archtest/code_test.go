@@ -54,6 +54,11 @@ var arrows = map[string]arrow{
 		uses: []string{"internal/servers", "store", "store/redisstore", "store/sqlite", "store/sqlstore", "github.com/redis/go-redis/...", "github.com/jackc/pgx/v5/..."}},
 }
 
+// drivers are what examples may import of third parties: those that a user of the same stores would.
+var drivers = map[string][]string{
+	"examples/groupchat": {"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/stdlib", "github.com/redis/go-redis/v9", "modernc.org/sqlite"},
+}
+
 // libraries are the packages that users' programs contain.
 func libraries() []string { return slices.Sorted(maps.Keys(arrows)) }
 
@@ -128,9 +133,9 @@ func mayImport(dir, name string, test bool) bool {
 		}
 		return slices.ContainsFunc(allowed, func(pattern string) bool { return matches(pattern, name) })
 	}
-	// Examples show what users can write: nothing internal, no third party.
+	// Examples show what users can write: nothing internal, and no third party but drivers.
 	if example := exampleOf(dir); example != "" {
-		return within(name, example) || arrowsOf(name)
+		return within(name, example) || arrowsOf(name) || slices.Contains(drivers[example], name)
 	}
 	return test && strings.HasPrefix(dir, "internal/") && arrowsOf(name)
 }
