@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -243,7 +244,7 @@ func keyFile(path string, create bool) (grant.Secret, error) {
 	if err != nil {
 		return grant.Secret{}, err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
 		return grant.Secret{}, fmt.Errorf("the server's key: others may read or write %s: chmod 600 it", path)
 	}
 	raw, err := hex.DecodeString(string(bytes.TrimSpace(text)))
@@ -256,6 +257,9 @@ func keyFile(path string, create bool) (grant.Secret, error) {
 // makeKeyFile puts a new key in its place whole. Who comes second leaves that of the first.
 func makeKeyFile(path string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // has mode 0600
+	if wrong := (*fs.PathError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("the server's key: %s cannot be made: %w", path, wrong.Err)
+	}
 	if err != nil {
 		return fmt.Errorf("the server's key: %w", err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/behest-go/behest/grant"
 )
 
 func TestMentions(t *testing.T) {
@@ -51,6 +54,26 @@ func TestCommand(t *testing.T) {
 		"/tea": "/tea", "/tea 16:00": "/tea", "/tea\nnow": "/tea", "tea": "", "": "", "/": "", "/ tea": "", " /tea": "", "//tea": "", "/home/me": "",
 	} {
 		require.Equal(t, want, command(text), "%q", text)
+	}
+}
+
+// Only what leaves a transaction as it was is a refusal.
+func TestRefusals(t *testing.T) {
+	trigger := func(err error) error { return fmt.Errorf("trigger t: %w", err) }
+	denied, limited, invalid := fmt.Errorf("%w: no", grant.ErrDenied), fmt.Errorf("%w: too often", grant.ErrLimited), fmt.Errorf("%w: what", grant.ErrInvalid)
+	broken := errors.New("the disk is tired")
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{grant.ErrDenied, true}, {trigger(denied), true}, {errors.Join(trigger(denied), trigger(limited)), true},
+		{errors.Join(errors.Join(trigger(invalid)), trigger(denied)), true},
+		{fmt.Errorf("%w: %w", grant.ErrDenied, broken), true},
+		{broken, false}, {trigger(broken), false}, {errors.Join(trigger(denied), trigger(broken)), false},
+		{errors.Join(errors.Join(trigger(denied)), errors.Join(trigger(broken))), false},
+		{grant.ErrUnknown, false},
+	} {
+		require.Equal(t, c.want, refusals(c.err), "%v", c.err)
 	}
 }
 
