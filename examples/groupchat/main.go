@@ -214,7 +214,7 @@ func (o options) run(ctx context.Context, stdout, stderr io.Writer) (err error) 
 }
 
 // assemble makes what the apps and the flags decide about.
-func (s *site) assemble(o options, kept *memory, log *slog.Logger) (err error) {
+func (s *site) assemble(o options, kept *storage, log *slog.Logger) (err error) {
 	s.names, s.mention = map[string]string{}, map[string]string{}
 	for _, a := range s.apps.list {
 		if s.names[a.ID] = a.Name; a.Name == "" {

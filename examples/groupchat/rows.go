@@ -94,7 +94,7 @@ type memoryRows struct {
 func newMemoryRows() *memoryRows { return &memoryRows{places: map[string]map[string]row{}} }
 
 func (m *memoryRows) together(ctx context.Context, f func(context.Context, store.Store) error) error {
-	return f(ctx, nil)
+	return f(context.WithoutCancel(ctx), nil)
 }
 
 func (m *memoryRows) serial(context.Context) (int64, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -37,9 +38,11 @@ redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f ', rev) .. ARGV[3])
 redis.call('ZADD', KEYS[3], rev, ARGV[1])
 return 1`)
 
-// together has no transaction to offer: a process that dies between a message and its grant leaves the message alone.
-// Where that matters, keep both in SQL.
+// together has no transaction to offer. A client that goes away does not stop f half way; a process that dies between a
+// message and its grant leaves the message alone. Where that matters, keep both in SQL.
 func (s *redisRows) together(ctx context.Context, f func(context.Context, store.Store) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
 	return f(ctx, nil)
 }
 

@@ -33,8 +33,8 @@ import (
 // openTimeout is how long a database may take to answer at the start.
 const openTimeout = 10 * time.Second
 
-// A memory is what lasts, or does not: behest's records, the chat's own rows, and the key.
-type memory struct {
+// A storage is what lasts, or does not: behest's records, the chat's own rows, and the key.
+type storage struct {
 	store  store.Store // nil: behest's own, which forgets
 	rows   rows
 	key    grant.Secret // zero: made for this process, or kept in the store
@@ -43,7 +43,7 @@ type memory struct {
 }
 
 // Close gives everything back, in the order opposite to that in which it was taken.
-func (m *memory) Close() (err error) {
+func (m *storage) Close() (err error) {
 	for i := len(m.closes) - 1; i >= 0; i-- {
 		err = errors.Join(err, m.closes[i]())
 	}
@@ -83,10 +83,10 @@ func (o *options) checkStore() error {
 }
 
 // open opens what the flags say. What it returns must be closed, also beside an error.
-func (o *options) open(ctx context.Context, log *slog.Logger) (m *memory, err error) {
+func (o *options) open(ctx context.Context, log *slog.Logger) (m *storage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	m = &memory{}
+	m = &storage{}
 	switch o.store {
 	case "memory":
 		m.rows = newMemoryRows()
@@ -106,7 +106,7 @@ func (o *options) open(ctx context.Context, log *slog.Logger) (m *memory, err er
 
 // openSQLite has behest and the chat in one file: behest through package sqlite, which commits many uses at once; the
 // chat through a handle of its own, whose transactions behest's records can be written in.
-func (o *options) openSQLite(ctx context.Context, m *memory) (err error) {
+func (o *options) openSQLite(ctx context.Context, m *storage) (err error) {
 	dir := o.data
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -143,7 +143,7 @@ func (o *options) openSQLite(ctx context.Context, m *memory) (err error) {
 }
 
 // openPostgres has behest and the chat in one database, over one handle.
-func (o *options) openPostgres(ctx context.Context, m *memory) error {
+func (o *options) openPostgres(ctx context.Context, m *storage) error {
 	config, err := pgx.ParseConfig(o.dsn)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (o *options) openPostgres(ctx context.Context, m *memory) error {
 	return o.sharedKey(ctx, m)
 }
 
-func (o *options) openRedis(ctx context.Context, m *memory, log *slog.Logger) error {
+func (o *options) openRedis(ctx context.Context, m *storage, log *slog.Logger) error {
 	config, err := redis.ParseURL(o.dsn)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (o *options) openRedis(ctx context.Context, m *memory, log *slog.Logger) er
 }
 
 // sharedKey is one that all processes of the database have.
-func (o *options) sharedKey(ctx context.Context, m *memory) error {
+func (o *options) sharedKey(ctx context.Context, m *storage) error {
 	if m.inside = o.key == ""; m.inside {
 		return nil
 	}
@@ -194,7 +194,7 @@ func (o *options) sharedKey(ctx context.Context, m *memory) error {
 
 // knownKey compares the key with that which the database was begun with: with another one, all that was granted would
 // be void without a word. The hash of 256 random bits tells nothing about them.
-func (m *memory) knownKey(ctx context.Context) error {
+func (m *storage) knownKey(ctx context.Context) error {
 	mine := "in the store"
 	if !m.inside {
 		sum := sha256.Sum256([]byte("groupchat, which key: " + m.key.Reveal()))

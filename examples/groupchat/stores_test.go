@@ -140,7 +140,7 @@ type process struct {
 	stderr *bytes.Buffer
 }
 
-func command1(args ...string) (cmd *exec.Cmd, stderr *bytes.Buffer) {
+func child(args ...string) (cmd *exec.Cmd, stderr *bytes.Buffer) {
 	cmd = exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "GROUPCHAT_PROCESS=1")
 	stderr = &bytes.Buffer{}
@@ -151,7 +151,7 @@ func command1(args ...string) (cmd *exec.Cmd, stderr *bytes.Buffer) {
 // spawn runs groupchat as a process of its own until the test ends.
 func spawn(t *testing.T, args ...string) *process {
 	t.Helper()
-	cmd, stderr := command1(append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd, stderr := child(append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -187,18 +187,16 @@ func (p *person) on(s *testSite) *person { return &person{s, p.http} }
 
 func (b *probe) on(s *testSite) *probe { return &probe{s, b.id, b.secret} }
 
-// aHook is the server of an app with a webhook. It hangs until it is told to take what comes.
-type aHook struct {
+// hookServer is the server of an app with a webhook. It hangs until it is told to take what comes.
+type hookServer struct {
 	*httptest.Server
 	came, take chan struct{}
 	taken      chan polled
-	tries      atomic.Int64
 }
 
-func hook(t *testing.T) *aHook {
-	h := &aHook{came: make(chan struct{}, 100), take: make(chan struct{}), taken: make(chan polled, 100)}
+func hook(t *testing.T) *hookServer {
+	h := &hookServer{came: make(chan struct{}, 100), take: make(chan struct{}), taken: make(chan polled, 100)}
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.tries.Add(1)
 		body, err := io.ReadAll(r.Body)
 		h.came <- struct{}{}
 		select {
@@ -284,6 +282,7 @@ func TestRestart(t *testing.T) {
 				ids[m.ID] = true
 			}
 			require.Equal(t, 1, answers)
+			require.Empty(t, h.taken, "delivered once")
 			page := request(t, "GET", after.base+"/groups/42", "", "")
 			page.Header.Set("Accept", "text/html")
 			require.Equal(t, 1, strings.Count(string(do(t, zhang.http, page).body), "via BookBot</span>"))
@@ -484,12 +483,73 @@ func TestAMessageAndItsGrantTogether(t *testing.T) {
 	require.Len(t, zhang.list("42"), 2)
 }
 
+// Killed again and again while people speak: what was acknowledged is there, and each message that mentions the app
+// has its grant, also those of which nobody heard.
+func TestKilledWhilePeopleSpeak(t *testing.T) {
+	dir, said := t.TempDir(), map[string]bool{}
+	var mu sync.Mutex
+	for range 5 {
+		p := spawn(t, "-data", dir, "-apps", pinned)
+		var wg sync.WaitGroup
+		enough := make(chan struct{}, 1000)
+		for _, name := range []string{"zhang-san", "li-si", "zhao-liu"} {
+			who := p.login(name)
+			wg.Go(func() {
+				for { // until it is killed
+					resp, err := who.http.Post(p.base+"/groups/7/messages", "application/json", strings.NewReader(`{"text":"@probe hello"}`))
+					if err != nil {
+						return
+					}
+					var m message
+					err = json.NewDecoder(resp.Body).Decode(&m)
+					_ = resp.Body.Close()
+					if err != nil {
+						return
+					}
+					mu.Lock()
+					said[m.ID] = true
+					mu.Unlock()
+					enough <- struct{}{}
+				}
+			})
+		}
+		for range 7 {
+			<-enough
+		}
+		p.kill()
+		wg.Wait()
+	}
+	db, err := sql.Open("sqlite", filepath.Join(dir, "groupchat.db"))
+	require.NoError(t, err)
+	defer db.Close()
+	names := func(query string) map[string]bool {
+		rows, err := db.Query(query)
+		require.NoError(t, err)
+		defer rows.Close()
+		out := map[string]bool{}
+		for rows.Next() {
+			var name string
+			require.NoError(t, rows.Scan(&name))
+			out[name] = true
+		}
+		require.NoError(t, rows.Err())
+		return out
+	}
+	messages := names("SELECT name FROM groupchat_rows WHERE place = 'messages/7'")
+	causes := names("SELECT json_extract(CAST(data AS text), '$.event.id') FROM behest_records WHERE kind = 'grant'")
+	require.GreaterOrEqual(t, len(said), 35)
+	for id := range said {
+		require.True(t, messages[id], "%s was acknowledged", id)
+	}
+	require.Equal(t, messages, causes)
+}
+
 // ended runs groupchat to its end, which must come by itself.
 func ended(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	cmd, errs := command1(append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd, errs := child(append([]string{"-addr", "127.0.0.1:0"}, args...)...)
 	bounded := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...)
 	bounded.Env, bounded.Stderr = cmd.Env, errs
 	out, err := bounded.Output()
@@ -644,6 +704,7 @@ func TestStartingAtOnce(t *testing.T) {
 			wg.Go(func() { sites[i] = launch(t, o) })
 		}
 		wg.Wait()
+		require.NotContains(t, sites, (*testSite)(nil))
 		zhang := sites[0].login("zhang-san")
 		require.Len(t, zhang.on(sites[3]).list("42"), 5)
 		zhang.on(sites[1]).say("42", "", "@bookbot a storm")
