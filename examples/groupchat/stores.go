@@ -185,17 +185,26 @@ func (o *options) sharedKey(ctx context.Context, m *storage) error {
 	if m.inside = o.key == ""; m.inside {
 		return nil
 	}
-	begun, err := m.rows.get(ctx, inSettings, "key")
-	if err == nil {
-		m.key, err = keyFile(o.key, begun.rev == 0)
+	var begun string
+	if err := load(ctx, m.rows, inSettings, "key", &begun); err != nil {
+		return err
 	}
+	if begun == keyInside {
+		return errBegunWithout
+	}
+	var err error
+	m.key, err = keyFile(o.key, begun == "")
 	return err
 }
+
+const keyInside = "in the store"
+
+var errBegunWithout = errors.New("the database was begun without -key: start without it")
 
 // knownKey compares the key with that which the database was begun with: with another one, all that was granted would
 // be void without a word. The hash of 256 random bits tells nothing about them.
 func (m *storage) knownKey(ctx context.Context) error {
-	mine := "in the store"
+	mine := keyInside
 	if !m.inside {
 		sum := sha256.Sum256([]byte("groupchat, which key: " + m.key.Reveal()))
 		mine = hex.EncodeToString(sum[:16])
@@ -212,8 +221,8 @@ func (m *storage) knownKey(ctx context.Context) error {
 		return err
 	case begun == mine:
 		return nil
-	case begun == "in the store":
-		return errors.New("the database was begun without -key: start without it")
+	case begun == keyInside:
+		return errBegunWithout
 	case m.inside:
 		return errors.New("the database was begun with -key: give the same file")
 	}
@@ -231,7 +240,10 @@ func exists(path string) (bool, error) {
 // keyFile reads the key, or makes it: once, however many processes start at the same time, and for its owner alone.
 func keyFile(path string, create bool) (grant.Secret, error) {
 	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && create {
+	if errors.Is(err, fs.ErrNotExist) {
+		if !create {
+			return grant.Secret{}, fmt.Errorf("the server's key: %s is not there, and the database was begun with a key: put it back, or begin elsewhere: %w", path, fs.ErrNotExist)
+		}
 		if err := makeKeyFile(path); err != nil {
 			return grant.Secret{}, err
 		}

@@ -558,6 +558,14 @@ func ended(t *testing.T, args ...string) (status int, stdout, stderr string) {
 	return bounded.ProcessState.ExitCode(), string(out), errs.String()
 }
 
+// launched is a directory in which groupchat has been.
+func launched(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, launch(t, options{store: "sqlite", data: dir}).stop())
+	return dir
+}
+
 func TestWrongStores(t *testing.T) {
 	listed := func(dir string) (out []string) {
 		files, err := os.ReadDir(dir)
@@ -613,38 +621,33 @@ func TestWrongStores(t *testing.T) {
 		require.Equal(t, 1, strings.Count(stderr, "\n"), "%s", stderr)
 		require.Equal(t, before, listed(dir), "nothing is half made")
 	}
-	begun := func(t *testing.T) string {
-		dir := t.TempDir()
-		require.NoError(t, launch(t, options{store: "sqlite", data: dir}).stop())
-		return dir
-	}
 	t.Run("a key that is lost", func(t *testing.T) {
-		dir := begun(t)
+		dir := launched(t)
 		require.NoError(t, os.Remove(filepath.Join(dir, "key")))
-		fails(t, dir, "the server's key: open "+filepath.Join(dir, "key"))
+		fails(t, dir, "the server's key: "+filepath.Join(dir, "key")+" is not there")
 	})
 	t.Run("another key", func(t *testing.T) {
-		dir := begun(t)
+		dir := launched(t)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "key"), []byte(strings.Repeat("ab", 32)), 0o600))
 		fails(t, dir, "the key is not the one that the database was begun with")
 	})
 	t.Run("no key", func(t *testing.T) {
-		dir := begun(t)
+		dir := launched(t)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "key"), []byte("secretish"), 0o600))
 		fails(t, dir, "does not hold 64 hexadecimal digits")
 	})
 	t.Run("a key for all to see", func(t *testing.T) {
-		dir := begun(t)
+		dir := launched(t)
 		require.NoError(t, os.Chmod(filepath.Join(dir, "key"), 0o644))
 		fails(t, dir, "chmod 600")
 	})
 	t.Run("no database", func(t *testing.T) {
-		dir := begun(t)
+		dir := launched(t)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "groupchat.db"), []byte(strings.Repeat("no database at all. ", 100)), 0o600))
 		fails(t, dir, "not a database")
 	})
 	t.Run("a file from the future", func(t *testing.T) {
-		dir := begun(t)
+		dir := launched(t)
 		db, err := sql.Open("sqlite", filepath.Join(dir, "groupchat.db"))
 		require.NoError(t, err)
 		_, err = db.Exec("UPDATE behest_schema SET version = version + 1000")
@@ -671,8 +674,16 @@ func TestWrongStores(t *testing.T) {
 		spawn(t, flags...).kill()
 		status, _, stderr := ended(t, append(flags, "-key", key)...)
 		require.Equal(t, 1, status)
-		require.Contains(t, stderr, "the server's key: open "+key)
+		require.Contains(t, stderr, "the database was begun without -key: start without it")
 		require.NoFileExists(t, key)
+		flags[3] = redisServer(t)
+		spawn(t, append(flags, "-key", key)...).kill()
+		for _, other := range [][]string{nil, {"-key", key + "2"}, {"-key", filepath.Join(launched(t), "key")}} {
+			status, _, stderr := ended(t, append(flags, other...)...)
+			require.Equal(t, 1, status)
+			require.Contains(t, stderr, "the database was begun with")
+			require.NoFileExists(t, key+"2")
+		}
 	})
 }
 
