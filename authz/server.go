@@ -285,7 +285,7 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 func (s *Server) Wake() { s.wake.wake("") }
 
 // In returns the same server over another store, such as one that writes within the caller's transaction, for Emit,
-// Decide, Use, Require and RequireFunc: call Wake on the server itself after the commit. The endpoints and Run stay
+// Decide, Use, Prepare, Require and RequireFunc: call Wake on the server itself after the commit. The endpoints and Run stay
 // with the Config's store.
 func (s *Server) In(st store.Store) *Server {
 	in := *s
