@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -231,9 +230,8 @@ func (w *world) ask(ctx context.Context, a *account, client int, in input) porcu
 	}
 	op.Output, op.Return = out, a.clock.Add(1)
 	if out.told == lost {
-		op.Return = op.Call   // see state: it may happen from here on
-		var network net.Error // a deadline may be a connection's before it is the context's
-		if !errors.Is(err, errLost) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &network) && network.Timeout()) {
+		op.Return = op.Call // see state: it may happen from here on
+		if !errors.Is(err, errLost) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 			w.t.Errorf("%v: %v", in, err)
 		}
 	}

@@ -173,6 +173,19 @@ func TestDeadline(t *testing.T) {
 	require.Equal(t, int64(4), applied(t, s, use("a", 2)...).Left)
 }
 
+// A deadline that passes while a connection is made is the socket's first, and the context's a moment later.
+func TestDeadlineWhileConnecting(t *testing.T) {
+	db := openPostgres(t, postgresDSN(t), "public")
+	db.SetMaxIdleConns(0)
+	s := newStore(t, db, sqlstore.PostgreSQL)
+	for i := range 300 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(20+i)*time.Microsecond)
+		_, err := s.Get(ctx, "t", "a") // to start a process for the connection takes PostgreSQL longer than that
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+}
+
 // A server that does not answer costs a caller no more than the time it has.
 func TestServerThatIsAway(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing

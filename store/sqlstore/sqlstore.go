@@ -162,7 +162,11 @@ func (s session) check(ctx context.Context) error {
 // fail says which store and what failed. The context's end comes along, however the driver has put it.
 func (s session) fail(ctx context.Context, err error, format string, args ...any) error {
 	what := fmt.Sprintf(format, args...)
-	if over := ctx.Err(); over != nil && !errors.Is(err, over) {
+	over := ctx.Err()
+	if at, ok := ctx.Deadline(); ok && over == nil && !time.Now().Before(at) {
+		over = context.DeadlineExceeded // a socket's deadline, which is the same, may come a moment before
+	}
+	if over != nil && !errors.Is(err, over) {
 		return fmt.Errorf("sqlstore: %v: %s: %w: %w", s.d, what, over, err)
 	}
 	return fmt.Errorf("sqlstore: %v: %s: %w", s.d, what, err)
