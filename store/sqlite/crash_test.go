@@ -1,8 +1,11 @@
 package sqlite_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,3 +41,42 @@ func survives(t *testing.T, job crash.Job, rounds int) {
 func TestCrash(t *testing.T) { survives(t, crash.Spending(), 100) }
 
 func TestCrashOfGrants(t *testing.T) { survives(t, crash.Granting(), 200) }
+
+// One process writes on while others on the same file are killed: neither loses what it has, and each waits for the others.
+func TestCrashOfOthers(t *testing.T) {
+	where := filepath.Join(t.TempDir(), "db")
+	s, job := open(t, where), crash.Spending()
+	require.NoError(t, job.Prepare(t.Context(), s))
+	work, err := job.Begin(s)
+	require.NoError(t, err)
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var mine []string
+	end := make(chan struct{})
+	for w := range crash.Workers {
+		all.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				if err := work(context.Background(), fmt.Sprintf("here-%d-%d", w, i), func(line string) {
+					mu.Lock()
+					defer mu.Unlock()
+					mine = append(mine, line)
+				}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	rounds := crash.Rounds(20)
+	said := crash.Kill(t, job, where, rounds)
+	close(end)
+	all.Wait()
+	done, err := job.Audit(t.Context(), s, append(said, mine...), rounds*crash.Workers)
+	require.NoError(t, err)
+	t.Logf("%d processes killed with %d uses acknowledged, beside %d of a process that stayed; %d done", rounds, len(said), len(mine), len(done))
+}

@@ -3,12 +3,14 @@ package sqlite_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -204,15 +206,28 @@ func TestOpenAtOnce(t *testing.T) {
 	}
 }
 
+// Close, in the middle of 64 writers: each is told what has become of its write, and that is so.
 func TestClose(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "db"))
+	path := filepath.Join(t.TempDir(), "db")
+	s := open(t, path)
 	var done sync.WaitGroup
+	var mu sync.Mutex
+	told := make(map[string]error)
+	var some sync.WaitGroup
 	for i := range 64 {
+		some.Add(1)
 		done.Go(func() {
 			for j := 0; ; j++ {
-				out, err := s.Apply(context.Background(), now, put(fmt.Sprintf("a.%d.%d", i, j)))
+				id := fmt.Sprintf("a.%d.%d", i, j)
+				out, err := s.Apply(context.Background(), now, put(id))
+				mu.Lock()
+				told[id] = err
+				mu.Unlock()
+				if j == 2 {
+					some.Done()
+				}
 				if err != nil {
-					if !strings.Contains(err.Error(), "the store is closed") {
+					if !errors.Is(err, sqlite.ErrClosed) {
 						t.Error(err)
 					}
 					return
@@ -223,8 +238,7 @@ func TestClose(t *testing.T) {
 			}
 		})
 	}
-	_, err := s.Apply(t.Context(), now, put("b.1"))
-	require.NoError(t, err)
+	some.Wait()
 	require.NoError(t, s.Close())
 	done.Wait()
 	require.NoError(t, s.Close(), "again")
@@ -236,6 +250,47 @@ func TestClose(t *testing.T) {
 	for _, err := range []error{get, list, apply, claim, purge} {
 		require.ErrorIs(t, err, sqlite.ErrClosed)
 	}
+	s = open(t, path)
+	for id, err := range told {
+		got, failed := s.Get(t.Context(), "t", id)
+		require.NoError(t, failed)
+		if err == nil {
+			require.Len(t, got, 1, "%s was acknowledged and is lost", id)
+		} else {
+			require.Empty(t, got, "%s: %v, and yet it is there", id, err)
+		}
+	}
+}
+
+// Two stores on one file, as two processes have them, get their turns, however busy the other is.
+func TestWritersTakeTurns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	stores := [2]*sqlite.Store{open(t, path), open(t, path)}
+	var counts [2]atomic.Int64
+	var all sync.WaitGroup
+	for i, s := range stores {
+		for w := range 4 {
+			all.Go(func() {
+				for n := 0; counts[0].Load()+counts[1].Load() < 1000; n++ {
+					out, err := s.Apply(context.Background(), now, []store.Op{
+						store.Spend("token", "a.t", 1, &store.Record{Left: 1 << 30}), store.Put(store.Record{Kind: "ledger", ID: fmt.Sprintf("a.%d-%d-%d", i, w, n)})})
+					if err != nil || !out.Applied() {
+						t.Error(out, err)
+						return
+					}
+					counts[i].Add(1)
+				}
+			})
+		}
+	}
+	all.Wait()
+	done := counts[0].Load() + counts[1].Load()
+	for _, s := range stores {
+		got, err := s.Get(t.Context(), "token", "a.t")
+		require.NoError(t, err)
+		require.Equal(t, int64(1<<30)-done, got[0].Left)
+	}
+	require.Greater(t, min(counts[0].Load(), counts[1].Load()), done/8, "%d and %d", counts[0].Load(), counts[1].Load())
 }
 
 // Another program that holds the file costs a caller no more than its deadline. What was given up before it began is never done; what waits on is.

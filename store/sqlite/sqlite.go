@@ -17,7 +17,7 @@
 // there is room. SQLite has no checksums over its pages: what is out of shape in a damaged file is an error, a bit that is
 // wrong within a number or a text is not noticed.
 //
-// Format: the table behest_records of package sqlstore, in a file of mode 0600 with -wal (32 MB and more) and -shm beside it
+// Format: the table behest_records of package sqlstore, in a file of mode 0600 with -wal (some 32 MB, up to about 64 while there is always somebody reading) and -shm beside it
 // while it is open. A List by Owner or App alone goes through all records of the kind; one with a Prefix does not.
 //
 // Use:
@@ -57,6 +57,10 @@ const (
 	longestWait = 2 * time.Millisecond
 	// busyTimeout is how long a statement waits for another process. Callers do not wait longer than their contexts say.
 	busyTimeout = 10 * time.Second
+	// retryBegin is how often a writer looks whether the other process has ended its write.
+	retryBegin = time.Millisecond
+	// longestShorten bounds how long writers wait for readers when the log has become too long.
+	longestShorten = time.Second
 	// openTimeout bounds Open, which has no context.
 	openTimeout = 30 * time.Second
 	// pageSize is small, since a commit writes whole pages, and a use changes a few bytes on each of some.
@@ -66,6 +70,8 @@ const (
 	// checkpointPages is how far the log grows before it is moved into the file: uses touch the same pages again and
 	// again, and each is moved once.
 	checkpointPages = 32 << 20 / pageSize
+	// maxLog is from where on readers are waited for, so that it can begin anew.
+	maxLog = 64 << 20
 	// readers are the connections that read at once.
 	readers = 8
 	// maxPrepared bounds the statements that a connection pool keeps ready.
@@ -82,7 +88,8 @@ var ErrClosed = errors.New("sqlite: the store is closed")
 // A Store is a [store.Store] in one file. Make it with Open. It is safe for concurrent use; it has one goroutine, the
 // writer, which Close ends.
 type Store struct {
-	path    string
+	path    string // as it was given
+	file    string // absolute
 	write   *sql.DB
 	read    *sql.DB
 	reading *prepared
@@ -117,7 +124,7 @@ func open(path string) (_ *Store, err error) {
 	if err := prepareFile(full); err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, requests: make(chan *request, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{path: path, file: full, requests: make(chan *request, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
 	if s.write, err = database(full, "rw", writeSettings); err != nil {
 		return nil, err
 	}
@@ -159,11 +166,10 @@ func open(path string) (_ *Store, err error) {
 // migrate tries again while others have the file: several that open a new one want to make it WAL, for which SQLite
 // does not wait.
 func migrate(ctx context.Context, db *sql.DB) error {
-	const busy, pause = 5, 5 * time.Millisecond // SQLITE_BUSY
+	const pause = 5 * time.Millisecond
 	for {
 		err := sqlstore.Migrate(ctx, db, sqlstore.SQLite)
-		var cause *sqlite.Error
-		if err == nil || !errors.As(err, &cause) || cause.Code()&0xff != busy {
+		if !isBusy(err) {
 			return err
 		}
 		select {
@@ -172,6 +178,12 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// isBusy reports whether another has what was wanted, SQLITE_BUSY.
+func isBusy(err error) bool {
+	var cause *sqlite.Error
+	return errors.As(err, &cause) && cause.Code()&0xff == 5
 }
 
 // explain says what SQLite leaves to be guessed.

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -91,10 +92,14 @@ type writer struct {
 	group *sqlstore.Group
 	hoped int           // about how many there were in the largest of the last groups
 	took  time.Duration // how long the last one took
+	// others is when another process was last found to have written.
+	others time.Time
+	// tooLong is the size of the log from which on it is moved into the file even if readers have to be waited for.
+	tooLong int64
 }
 
 func newWriter(s *Store, conn *sql.Conn) *writer {
-	w := &writer{s: s}
+	w := &writer{s: s, tooLong: maxLog}
 	w.use(conn)
 	return w
 }
@@ -102,6 +107,7 @@ func newWriter(s *Store, conn *sql.Conn) *writer {
 func (w *writer) use(conn *sql.Conn) {
 	w.conn, w.tx = conn, &prepared{on: conn}
 	w.group = sqlstore.NewGroup(w.tx)
+	w.setBusy(context.Background(), retryBegin)
 }
 
 func (w *writer) run() {
@@ -119,15 +125,17 @@ func (w *writer) run() {
 			began := time.Now()
 			w.write(group)
 			w.took = time.Since(began)
+			w.shorten()
 		}
 	}
 }
 
 // gather takes those who wait already, and those whom the last answers have woken, if they come back soon: it is the commit that costs, so a part of what the
-// last one took is spent on waiting for as many as there were lately.
+// last one took is spent on waiting for as many as there were lately. Other processes that write get their turn in this time.
 func (w *writer) gather(first *request) []*request {
 	group := append(make([]*request, 0, maxGroup), first)
 	runtime.Gosched()
+	polite := time.Since(w.others) < time.Second
 	var enough <-chan time.Time
 	for len(group) < maxGroup {
 		select {
@@ -136,11 +144,15 @@ func (w *writer) gather(first *request) []*request {
 			continue
 		default:
 		}
-		if len(group) >= w.hoped {
+		if len(group) >= w.hoped && !polite {
 			break
 		}
 		if enough == nil {
-			enough = time.After(min(w.took/4, longestWait))
+			wait := min(w.took/4, longestWait)
+			if polite {
+				wait = longestWait
+			}
+			enough = time.After(wait)
 		}
 		select {
 		case r := <-w.s.requests:
@@ -152,6 +164,28 @@ func (w *writer) gather(first *request) []*request {
 	}
 	w.hoped = max(len(group), w.hoped-1-w.hoped/16)
 	return group
+}
+
+// shorten moves a log into the file that has become too long because there was always somebody reading: it waits for those who read, while new ones do
+// without the log.
+func (w *writer) shorten() {
+	info, err := os.Stat(w.s.file + "-wal")
+	if err != nil || info.Size() < w.tooLong {
+		return
+	}
+	ctx := context.Background()
+	w.setBusy(ctx, longestShorten)
+	var busy, frames, moved int
+	err = w.tx.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
+	w.setBusy(ctx, retryBegin)
+	if w.tooLong = maxLog; err != nil || busy != 0 {
+		w.tooLong = info.Size() + maxLog/2 // later again
+	}
+}
+
+// setBusy says for how long statements wait for other processes.
+func (w *writer) setBusy(ctx context.Context, timeout time.Duration) {
+	_, _ = w.conn.ExecContext(ctx, fmt.Sprint("PRAGMA busy_timeout = ", timeout.Milliseconds()))
 }
 
 // write commits a group, or if one of it fails, each of the others by itself.
@@ -200,8 +234,12 @@ func (w *writer) commit(group []*request) (again []*request) {
 
 // carryOut does what is asked for, in the order in which it was. Applies that follow one another are done together.
 func (w *writer) carryOut(ctx context.Context, group []*request) error {
-	if err := w.group.Start(ctx); err != nil {
+	others, err := w.group.Start(ctx)
+	if err != nil {
 		return err
+	}
+	if others {
+		w.others = time.Now()
 	}
 	tx := sqlstore.Tx(w.tx, sqlstore.SQLite)
 	calls := make([]*sqlstore.Call, 0, len(group))
@@ -237,7 +275,20 @@ func (r *request) begin() bool {
 
 func (r *request) answer(err error) { r.done <- err }
 
+// begin waits until no other process writes. SQLite by itself would look less and less often, and be overtaken by those who come again and again.
 func (w *writer) begin(ctx context.Context) error {
+	for began := time.Now(); ; {
+		err := w.tryBegin(ctx)
+		switch {
+		case !isBusy(err) || time.Since(began) > busyTimeout:
+			return err
+		case w.s.isClosed():
+			return fmt.Errorf("another process writes: %w", err)
+		}
+	}
+}
+
+func (w *writer) tryBegin(ctx context.Context) error {
 	_, err := w.tx.ExecContext(ctx, "BEGIN IMMEDIATE")
 	if errors.Is(err, sql.ErrConnDone) || errors.Is(err, driver.ErrBadConn) {
 		w.reconnect(ctx)

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func idle(t *testing.T, settings ...string) *writer {
 	conn, err := db.Conn(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	return newWriter(&Store{path: path, write: db}, conn)
+	return newWriter(&Store{path: path, file: path, write: db, quit: make(chan struct{})}, conn)
 }
 
 // applies is a request, and where its outcome will be.
@@ -183,4 +184,45 @@ func TestWritesFail(t *testing.T) {
 		require.NoError(t, <-group[0].done)
 		require.Equal(t, store.Outcome{Left: int64(99 - n)}, *outs[0])
 	}
+}
+
+// A log that has become long is moved into the file. A reader who stays is waited for, but not for long, and not again at once.
+func TestLogIsShortened(t *testing.T) {
+	w := idle(t)
+	fill := func(id string) int64 {
+		r, _ := applies(t, store.Put(store.Record{Kind: "t", ID: id, Data: make([]byte, 300_000)}))
+		w.write([]*request{r})
+		require.NoError(t, <-r.done)
+		info, err := os.Stat(w.s.file + "-wal")
+		require.NoError(t, err)
+		return info.Size()
+	}
+	long := fill("a.1")
+	require.Greater(t, long, int64(300_000))
+	w.shorten()
+	require.Equal(t, int64(maxLog), w.tooLong)
+	require.Greater(t, fill("a.2"), long, "it was not too long")
+
+	reader, err := database(w.s.path, "rw", "_query_only=1")
+	require.NoError(t, err)
+	defer reader.Close()
+	tx, err := reader.Begin()
+	require.NoError(t, err)
+	require.NoError(t, tx.QueryRow("SELECT count(*) FROM behest_records").Scan(new(int)))
+	long = fill("a.3")
+	w.tooLong = 1000
+	w.shorten()
+	require.Equal(t, long+maxLog/2, w.tooLong, "somebody reads, so later")
+	require.NoError(t, tx.Rollback())
+
+	w.tooLong = 1000
+	w.shorten()
+	require.Equal(t, int64(maxLog), w.tooLong)
+	info, err := os.Stat(w.s.file + "-wal")
+	require.NoError(t, err)
+	require.Zero(t, info.Size())
+	fill("a.4")
+	got, err := sqlstore.Tx(reader, sqlstore.SQLite).Get(t.Context(), "t", "a.1", "a.2", "a.3", "a.4")
+	require.NoError(t, err)
+	require.Len(t, got, 4)
 }

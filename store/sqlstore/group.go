@@ -85,7 +85,7 @@ func ends(t time.Time) int64 {
 // one connection for all its life:
 //
 //	// BEGIN IMMEDIATE
-//	err := g.Start(ctx)
+//	_, err := g.Start(ctx)
 //	err = g.Run(ctx, calls)
 //	// COMMIT; if anything has failed: ROLLBACK, and g.Forget()
 //
@@ -130,20 +130,19 @@ const (
 	deleted
 )
 
-// Start looks whether others have written to the database since the last Run.
-func (g *Group) Start(ctx context.Context) error {
+// Start looks whether others have written to the database since it last did, and says so.
+func (g *Group) Start(ctx context.Context) (others bool, err error) {
 	if g.x == nil {
-		return errors.New("sqlstore: no transaction")
+		return false, errors.New("sqlstore: no transaction")
 	}
-	var version int64
-	if err := g.x.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
-		return g.fail(ctx, err)
+	was := g.version
+	if err := g.x.QueryRowContext(ctx, "PRAGMA data_version").Scan(&g.version); err != nil {
+		return false, g.fail(ctx, err)
 	}
-	if version != g.version {
+	if others = g.version != was; others {
 		g.Forget()
-		g.version = version
 	}
-	return nil
+	return others && was != 0, nil
 }
 
 // Forget makes it look up everything anew. Call it after a rollback, and after a write that was not its own.

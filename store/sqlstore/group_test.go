@@ -38,7 +38,8 @@ func (g *groups) exec(t testing.TB, query string) {
 func (g *groups) run(t testing.TB, end string, calls ...*sqlstore.Call) {
 	t.Helper()
 	g.exec(t, "BEGIN IMMEDIATE")
-	require.NoError(t, g.Start(t.Context()))
+	_, err := g.Start(t.Context())
+	require.NoError(t, err)
 	require.NoError(t, g.Run(t.Context(), calls))
 	g.exec(t, end)
 }
@@ -182,7 +183,8 @@ func TestGroupCoalesces(t *testing.T) {
 	run := func(calls ...*sqlstore.Call) (queries, writes int) {
 		_, err := x.Execer.ExecContext(t.Context(), "BEGIN IMMEDIATE")
 		require.NoError(t, err)
-		require.NoError(t, g.Start(t.Context()))
+		_, err = g.Start(t.Context())
+		require.NoError(t, err)
 		x.queries, x.writes = 0, 0
 		require.NoError(t, g.Run(t.Context(), calls))
 		_, err = x.Execer.ExecContext(t.Context(), "COMMIT")
@@ -252,7 +254,9 @@ func TestGroupFindsOutWhoWritesBehindItsBack(t *testing.T) {
 	g.run(t, "COMMIT", spend)
 	g.exec(t, "UPDATE behest_records SET left_uses = 3") // on its own connection, and without Forget
 	g.exec(t, "BEGIN IMMEDIATE")
-	require.NoError(t, g.Start(t.Context()))
+	others, err := g.Start(t.Context())
+	require.NoError(t, err)
+	require.False(t, others)
 	require.ErrorContains(t, g.Run(t.Context(), []*sqlstore.Call{spend}), "0 records were changed instead of 1")
 	g.exec(t, "ROLLBACK")
 	g.run(t, "COMMIT", spend)
@@ -287,7 +291,7 @@ func ExampleGroup() {
 	}
 	for _, step := range []func() error{
 		func() error { _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); return err },
-		func() error { return g.Start(ctx) },
+		func() error { _, err := g.Start(ctx); return err },
 		func() error { return g.Run(ctx, calls) },
 		func() error { _, err := conn.ExecContext(ctx, "COMMIT"); return err },
 	} {
