@@ -15,7 +15,8 @@
 //     ([Config].Permit) have in common. The trigger is fixed at issue; the others are asked again at each use.
 //     Beyond a limit is an error, never a clamp; nothing in common is [ErrDenied], on the record.
 //   - P5 Revocable. One grant, one app here, or all that an account granted end with one write, and with the next
-//     use on any engine.
+//     use on any engine. [Engine.Change] suspends and removes apps and triggers while engines run, and returns when
+//     that holds on every one of them.
 //   - P6 Secret. Codes and tokens are in the store only as hashes or sealed, and in no error, log or printed value:
 //     see [Secret].
 //   - P7 No loops. What is done with a token triggers nothing, unless a trigger chains.
@@ -49,6 +50,23 @@
 //	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
 //	ledger      A.<time><random>       JSON, with the account as Owner and the App
 //	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
+//	configuration  config.head, config.c<number>, config.s<number>-<part>   the changes and their snapshot, sealed
+//
+// # Configuration
+//
+// Config.Apps and Config.Triggers are where an engine begins; what [Engine.Change] says lies in the store and goes
+// before them, by ID. An engine goes by a snapshot in memory that it never changes: a call pays for one comparison.
+// A snapshot that was looked at more than 3 s ago is not used: [Engine.Look], called about once a second, sees to it
+// that it never is; otherwise the call looks first, once for all that wait. When the store does not answer, all that
+// needs to know the configuration fails, with an error that is no [Reason], and works again as soon as it answers.
+// So a change holds everywhere after 3 s, which is how long Change waits. With a store that is a store.Watcher (one
+// that lives in one process, as store.Memory does) every engine knows at once, and Change does not wait. A call that
+// is under way in Permit or in the store when Change returns may still end as it began.
+//
+// The head says what there is, so a look that finds nothing new reads one small record. Of the changes, the last 64 at
+// most are kept, and a snapshot of what was before. All of it is sealed with a key from Config.Key that never changes:
+// who reads the store learns no secret, and who writes there widens nothing, though whoever can set the whole store back
+// sets the configuration back with it.
 //
 // # Retention
 //
@@ -75,8 +93,8 @@
 // # Keys
 //
 // Keys are derived by HKDF-SHA-256, one for each purpose: from [Config].Key those that name accounts in the store and
-// to apps, which never change; from each key of Config.Sealing those that seal codes, tokens and the outbox, which
-// rotate. What one key sealed, or for one purpose, no other opens.
+// to apps, and the one that seals the configuration, which never change; from each key of Config.Sealing those that
+// seal codes, tokens and the outbox, which rotate. What one key sealed, or for one purpose, no other opens.
 //
 // # Use
 //
@@ -85,5 +103,6 @@
 //	g, token, err := e.Redeem(ctx, "bookbot", grants[0].Code)      // the app, authenticated as a client
 //	d, err := e.Use(ctx, token.Reveal(), wanted)                   // an API call: act as d.Account, via d.App, in d.Domain
 //	err = e.RevokeApp(ctx, "zhang-san", "bookbot", group)          // enough
-//	err = errors.Join(e.Flush(ctx), deliver(e.Claim(ctx, grant.Push, "", nil, 100, time.Minute))) // about once a second
+//	_, err = e.Change(ctx, "li-si", func(c *grant.Config) error { c.Apps[0].Suspended = true; return nil }) // on all nodes
+//	err = errors.Join(e.Look(ctx), e.Flush(ctx), deliver(e.Claim(ctx, grant.Push, "", nil, 100, time.Minute))) // about once a second
 package grant

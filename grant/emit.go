@@ -28,8 +28,12 @@ func (e *Engine) Emit(ctx context.Context, ev Event) ([]Grant, error) {
 	if ev.App == "" && ev.Operation.namesApp() {
 		return nil, invalid("a %s names an app", ev.Operation)
 	}
+	set, err := e.settings(ctx, e.now())
+	if err != nil {
+		return nil, err
+	}
 	var buf [4]*trigger
-	found := e.triggers.match(&ev, buf[:0])
+	found := set.triggers.match(&ev, buf[:0])
 	if len(found) == 0 {
 		return nil, nil
 	}
@@ -373,6 +377,13 @@ func (e *Engine) Decide(ctx context.Context, account, grant string, allow bool) 
 	} else if g.State != "pending" {
 		return nil, invalid("the grant is %s, it waits for no decision", g.State)
 	}
+	set, err := e.settings(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.gone(g.App, g.Trigger, g.IssuedAt.UnixMicro()); err != nil {
+		return nil, err
+	}
 	at := e.place(account, g.App, g.Domain)
 	ops := []store.Op{
 		store.Check(kindRevocation, aggregate+"."+hereAll, g.revisions[0]),
@@ -464,12 +475,16 @@ func (e *Engine) Grants(ctx context.Context, account, app string, all bool) ([]G
 }
 
 func (g *Grant) alive() bool {
-	return g.State == "pending" || g.State == "issued" || g.State == "redeemed"
+	return g.State == "pending" || g.State == "issued" || g.State == "redeemed" || g.State == "suspended"
 }
 
 // markRevoked looks up what could have revoked these grants of one account: their own revocations, their apps' and
-// the account's.
+// the account's, and the configuration.
 func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Grant) error {
+	set, err := e.settings(ctx, e.now())
+	if err != nil {
+		return err
+	}
 	ids := map[string]bool{aggregate + "." + hereAll: true}
 	for i := range grants {
 		g := &grants[i]
@@ -493,8 +508,15 @@ func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Gra
 	for i := range grants {
 		g := &grants[i]
 		now := [2]uint64{version[aggregate+"."+hereAll], version[aggregate+"."+e.place(g.Account, g.App, g.Domain).here]}
-		if g.alive() && (now != g.revisions || version[aggregate+"."+g.ID] > 0) {
+		if !g.alive() {
+			continue
+		}
+		app := set.apps[g.App]
+		switch {
+		case now != g.revisions, version[aggregate+"."+g.ID] > 0, app == nil, app.before(g.IssuedAt.UnixMicro()):
 			g.State = "revoked"
+		case app.Suspended, set.suspended[g.Trigger]:
+			g.State = "suspended"
 		}
 	}
 	return nil

@@ -24,6 +24,10 @@ type App struct {
 	Actions   []string // the most that any trigger may allow it; each in the catalog
 	Deliver   Delivery // how its grants travel unless a trigger says otherwise; zero: Poll
 	RealNames bool     // it sees accounts by their own names instead of pairwise ones
+	Suspended bool     // it gets nothing, and what it was granted is refused as revoked, as long as this is so
+	// Private is what a server on top of the engine keeps with the app, by name, in UTF-8: the engine does not look at
+	// it, and has it in the store only sealed.
+	Private map[string]Secret
 }
 
 // An Access is what Permit is asked about.
@@ -44,7 +48,8 @@ type Config struct {
 	// Sealing keys, at least 32 bytes each: the first one seals, all of them open. To rotate, add the new key at the
 	// end on every node, then move it to the front on every node, and remove the old one when the longest life of a
 	// token (7 days) has passed. Empty: Key seals.
-	Sealing  []Secret
+	Sealing []Secret
+	// Apps and Triggers are where the engine begins. What Change says goes before them.
 	Apps     []App
 	Triggers []Trigger
 	Catalog  *scope.Catalog // what can be done; nil: scope.BuiltIn
@@ -52,6 +57,9 @@ type Config struct {
 	// is no, any other error means that nobody knows, and nothing happens. It is asked at issue and again at every
 	// use, before anything is written. Required.
 	Permit func(context.Context, Access) error
+	// Check is asked about every configuration before it holds: that of Apps and Triggers, one that a Change would make,
+	// one that another node has made. An error is a fault in it; joined ones are several. Nil: nothing more is checked.
+	Check func([]App, []Trigger) error
 	// Observe is told what was written to the ledger, after it was. It must not block. Nil: nobody is told.
 	Observe func(context.Context, Entry)
 	Now     func() time.Time // nil: time.Now
@@ -60,29 +68,32 @@ type Config struct {
 }
 
 // An Engine turns operations into grants, grants into tokens, and tokens into uses. It is safe for concurrent use and
-// has no goroutine of its own: call Flush about once a second, and Purge now and then.
+// has no goroutine of its own: call Flush and Look about once a second, and Purge now and then.
 type Engine struct {
 	*engine
 	store store.Store
 }
 
 type engine struct {
-	keys     *keys
-	apps     map[string]*App
-	triggers index
-	catalog  *scope.Catalog
-	permit   func(context.Context, Access) error
-	observe  func(context.Context, Entry)
-	now      func() time.Time
-	keep     time.Duration
-	versions versions
-	refusals refusals
-	entries  atomic.Uint64 // written to the ledger by this node
+	keys         *keys
+	baseApps     []App // as in Config
+	baseTriggers []Trigger
+	watch        watch
+	catalog      *scope.Catalog
+	permit       func(context.Context, Access) error
+	check        func([]App, []Trigger) error
+	observe      func(context.Context, Entry)
+	now          func() time.Time
+	keep         time.Duration
+	versions     versions
+	refusals     refusals
+	entries      atomic.Uint64 // written to the ledger by this node
 }
 
-// NewEngine checks all of c and reports every fault at once; each wraps [ErrInvalid].
+// NewEngine checks all of c and reports every fault at once; each wraps [ErrInvalid]. It does not touch the store: the
+// first call, or Look, asks it for what was changed.
 func NewEngine(c Config) (*Engine, error) {
-	e := &engine{catalog: c.Catalog, permit: strictly(c.Permit), observe: c.Observe, now: c.Now, keep: c.KeepLedger, apps: map[string]*App{}}
+	e := &engine{catalog: c.Catalog, permit: strictly(c.Permit), observe: c.Observe, now: c.Now, keep: c.KeepLedger, check: c.Check}
 	var faults []error
 	if c.Store == nil {
 		faults = append(faults, invalid("Store is required"))
@@ -110,34 +121,17 @@ func NewEngine(c Config) (*Engine, error) {
 		faults = append(faults, err)
 	}
 	for _, a := range c.Apps {
-		if err := a.check(e.catalog); err != nil {
-			faults = append(faults, err)
-		}
-		if e.apps[a.ID] != nil {
-			faults = append(faults, invalid("app %.80q is there twice", a.ID))
-		}
-		if a.Name == "" {
-			a.Name = a.ID
-		}
-		a.Actions = slices.Clone(a.Actions)
-		e.apps[a.ID] = &a
+		e.baseApps = append(e.baseApps, a.copied())
 	}
-	ready, ids := make([]*trigger, 0, len(c.Triggers)), make(map[string]bool, len(c.Triggers))
 	for _, t := range c.Triggers {
-		p, err := t.prepare(e.apps, e.catalog)
-		if err != nil {
-			faults = append(faults, err)
-		}
-		if ids[p.ID] {
-			faults = append(faults, invalid("trigger %.80q is there twice: give them IDs", p.ID))
-		}
-		ids[p.ID] = true
-		ready = append(ready, p)
+		e.baseTriggers = append(e.baseTriggers, t.named().copied())
+	}
+	if err := e.follow(c.Store); err != nil {
+		faults = append(faults, err)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	e.triggers = newIndex(ready)
 	return &Engine{engine: e, store: c.Store}, nil
 }
 
@@ -163,13 +157,16 @@ func (a *App) check(catalog *scope.Catalog) error {
 	return errors.Join(faults...)
 }
 
-// In returns the same engine over another store, such as one that writes within the caller's transaction.
+// In returns the same engine over another store, such as one that writes within the caller's transaction. The
+// configuration stays that of the Config's store, which is asked outside of the transaction: call Look every second
+// where that would have to wait for the transaction's connection.
 func (e *Engine) In(s store.Store) *Engine { return &Engine{engine: e.engine, store: s} }
 
 // Name is what the app knows the account by: the same at all times and on all nodes, another one for every app,
-// unless the app sees real names. An app that does not exist knows nobody: the name is empty.
+// unless the app sees real names. An app that does not exist knows nobody: the name is empty. It goes by what the last
+// look found, however long ago; before the first one by Config.
 func (e *Engine) Name(app, account string) string {
-	a := e.apps[app]
+	a := e.known().apps[app]
 	switch {
 	case a == nil || account == "":
 		return ""
@@ -189,7 +186,8 @@ type Grant struct {
 	Domain  scope.Domain // what it is bound to
 	Actions []string     // sorted
 	Event   Event        // its cause (P1)
-	// State is "pending" (waits for Decide), "denied", "issued" (its code waits), "redeemed", "revoked" or "expired".
+	// State is "pending" (waits for Decide), "denied", "issued" (its code waits), "redeemed", "revoked" or "expired"; or
+	// "suspended", which it is as long as its app or its trigger is, and then again what it was.
 	State        string
 	IssuedAt     time.Time
 	RedeemBy     time.Time     // the code's end; zero while pending

@@ -188,6 +188,42 @@ func ExampleEngine_RevokeApp() {
 	// group:43/message.write <nil>
 }
 
+// What is changed holds on all engines that share the store when the call returns.
+func ExampleEngine_Change() {
+	ctx := context.Background()
+	e := engine(grant.Trigger{ID: "mention", App: "bookbot", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}})
+	ev := grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "bookbot", Domain: scope.MustDomain("group:42")}
+	grants, err := e.Emit(ctx, ev)
+	if err != nil {
+		panic(err)
+	}
+	_, token, err := e.Redeem(ctx, "bookbot", grants[0].Code)
+	if err != nil {
+		panic(err)
+	}
+	change := func(edit func(*grant.Config)) {
+		n, err := e.Change(ctx, "li-si", func(c *grant.Config) error { edit(c); return nil })
+		if err != nil {
+			panic(err)
+		}
+		_, err = e.Use(ctx, token.Reveal(), scope.MustParse("group:42/message.write"))
+		fmt.Printf("%d: %v\n", n, err)
+	}
+	change(func(c *grant.Config) { c.Triggers[0].Suspended = true })
+	change(func(c *grant.Config) { c.Triggers[0].Suspended = false })
+	change(func(c *grant.Config) { c.Apps, c.Triggers = nil, nil })
+	_, err = e.Change(ctx, "li-si", func(c *grant.Config) error {
+		c.Apps = append(c.Apps, grant.App{ID: "dj", Actions: []string{"fly"}})
+		return nil
+	})
+	fmt.Println(err)
+	// Output:
+	// 1: grant: revoked: the trigger mention is suspended
+	// 2: <nil>
+	// 3: grant: revoked: the app bookbot is no longer registered
+	// grant: invalid: app "dj": the catalog has no action "fly"
+}
+
 func ExampleEngine_Ledger() {
 	ctx := context.Background()
 	e := engine(grant.Trigger{App: "bookbot", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Uses: 1})

@@ -171,7 +171,7 @@ func (p *probe) batches() [][]store.Op {
 }
 
 // kinds of records that the engine writes.
-var kinds = []string{"event", "grant", "token", "revocation", "consent", "window", "once", "ledger", "push", "poll", "redirect"}
+var kinds = []string{"event", "grant", "token", "revocation", "consent", "window", "once", "ledger", "push", "poll", "redirect", "config"}
 
 // everything in the store.
 func (p *probe) everything(t testing.TB) []store.Record {
@@ -250,10 +250,12 @@ func makeWorld(t testing.TB, node func() store.Store, change func(*grant.Config)
 		change(&w.config)
 	}
 	w.Engine = w.another()
+	w.store.reset()
 	return w
 }
 
-// another engine on the same store, which it opens as another node would, with the same key.
+// another engine on the same store, which it opens as another node would, with the same key. It has looked for the
+// configuration as a server's Run does: what a call costs is counted from there.
 func (w *world) another() *grant.Engine {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -263,6 +265,7 @@ func (w *world) another() *grant.Engine {
 	}
 	e, err := grant.NewEngine(c)
 	require.NoError(w.t, err)
+	require.NoError(w.t, e.Look(ctx))
 	w.engines = append(w.engines, e)
 	return e
 }

@@ -130,7 +130,7 @@ func TestIndexFindsWhatAScanFinds(t *testing.T) {
 		for range 500 {
 			ev := randomEvent(r)
 			var got []string
-			for _, found := range e.triggers.match(ev, nil) {
+			for _, found := range e.known().triggers.match(ev, nil) {
 				got = append(got, found.ID)
 			}
 			slices.Sort(got)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/behest-go/behest/store"
@@ -38,7 +39,7 @@ func (e *engine) openOutbox(r *store.Record) (Secret, int, error) {
 
 // Claim leases deliveries that are due, at most n (1 to 1000), for a while: until it is over, nobody else gets them.
 // It returns their grants with the codes. With app only that app's, without those of notApps. Deliveries that came
-// too late or were revoked are dropped on the way.
+// too late or were revoked are dropped on the way; those of suspended apps and triggers wait.
 //
 // A delivery that succeeded is ended with [Engine.Delivered], one that failed is put off with [Engine.Postpone]; one
 // of which nothing is heard comes again when the lease is over. No lease takes more than half of what is left of the
@@ -55,6 +56,14 @@ func (e *Engine) Claim(ctx context.Context, by Delivery, app string, notApps []s
 		return nil, invalid("a lease of %v is over before it begins", lease)
 	}
 	now := e.now()
+	set, err := e.settings(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	if a := set.apps[app]; a != nil && a.Suspended {
+		return nil, nil
+	}
+	notApps = slices.Concat(notApps, set.idle)
 	var out []Grant
 	var faults []error
 	// What is dropped makes room for more: a heap of deliveries that came too late keeps nobody from the others behind it.
@@ -70,6 +79,7 @@ func (e *Engine) Claim(ctx context.Context, by Delivery, app string, notApps []s
 			switch {
 			case err != nil:
 				faults = append(faults, err)
+			case g != nil && g.State == "suspended": // comes again when the lease is over
 			case g == nil:
 				if err := e.drop(ctx, r); err != nil {
 					faults = append(faults, err)
@@ -101,7 +111,9 @@ func (e *Engine) claimed(ctx context.Context, r store.Record, now time.Time) (*G
 	if err := e.markRevoked(ctx, store.Aggregate(r.ID), one); err != nil {
 		return nil, err
 	}
-	if g = &one[0]; g.State != "issued" {
+	if g = &one[0]; g.State == "suspended" {
+		return g, nil
+	} else if g.State != "issued" {
 		return nil, nil
 	}
 	if g.Code, g.Tries, err = e.openOutbox(&r); err != nil {

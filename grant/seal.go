@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/behest-go/behest/store"
 )
 
 // Codes and tokens are sealed: prefix, then base64url of key ID (4 bytes), nonce (24), ciphertext and tag (16).
@@ -39,6 +42,7 @@ type keys struct {
 	code      []sealingKey
 	token     []sealingKey
 	outbox    []sealingKey
+	config    cipher.AEAD // the configuration, which outlives every sealing key; never changes
 }
 
 type sealingKey struct {
@@ -57,6 +61,10 @@ func newKeys(root Secret, sealing []Secret) (*keys, error) {
 		sealing = []Secret{root}
 	}
 	k := &keys{aggregate: derive(root, nil, "behest aggregate"), pairwise: derive(root, nil, "behest pairwise")}
+	var err error
+	if k.config, err = chacha20poly1305.NewX(derive(root, nil, "behest seal configuration")); err != nil {
+		return nil, err
+	}
 	// What is sealed names places that the root key has named: with another root key it opens nowhere.
 	salt := derive(root, nil, "behest sealing")
 	for i, s := range sealing {
@@ -128,6 +136,32 @@ func unseal(with []sealingKey, prefix, sealed string, buf []byte) ([]byte, bool)
 		}
 	}
 	return nil, false
+}
+
+// sealConfig seals a record of the configuration as JSON. It opens under no other ID.
+func (k *keys) sealConfig(id string, v any) ([]byte, error) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	raw := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plain)+chacha20poly1305.Overhead)
+	_, _ = rand.Read(raw) // never fails (crypto/rand)
+	return k.config.Seal(raw, raw, plain, []byte(id)), nil
+}
+
+func (k *keys) openConfig(r *store.Record, v any) error {
+	const nonce = chacha20poly1305.NonceSizeX
+	if len(r.Data) < nonce {
+		return fmt.Errorf("record %s %s is not whole", r.Kind, r.ID)
+	}
+	plain, err := k.config.Open(nil, r.Data[:nonce], r.Data[nonce:], []byte(r.ID))
+	if err != nil {
+		return fmt.Errorf("record %s %s was not sealed with this Key", r.Kind, r.ID)
+	}
+	if err := json.Unmarshal(plain, v); err != nil {
+		return fmt.Errorf("record %s %s: %w", r.Kind, r.ID, err)
+	}
+	return nil
 }
 
 // name16 names parts under a key: 22 characters of base64url, none of them a dot.

@@ -153,7 +153,11 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 	if err := t.allows(now, want); err != nil {
 		return 0, err
 	}
-	if err := e.permitted(ctx, t, want); err != nil {
+	set, err := e.settings(ctx, now)
+	if err != nil {
+		return 0, err
+	}
+	if err := e.permitted(ctx, set, t, want); err != nil {
 		return 0, err
 	}
 	cost, err := e.cost(want)
@@ -219,7 +223,11 @@ func (p *pending) check(ctx context.Context, now time.Time, want scope.Scope) er
 	if err := p.token.allows(now, want); err != nil {
 		return err
 	}
-	if err := p.engine.permitted(ctx, &p.token, want); err != nil || p.once == nil {
+	set, err := p.engine.settings(ctx, now)
+	if err != nil {
+		return err
+	}
+	if err := p.engine.permitted(ctx, set, &p.token, want); err != nil || p.once == nil {
 		return err
 	}
 	st := p.engine.store

@@ -85,6 +85,8 @@ type Trigger struct {
 	Chain   bool     // also fires on what apps do with a delegation token, to a depth of four; false: never (P7)
 	// PerMinute bounds the grants that one account gets from this trigger in a minute by the clock. Zero: no bound.
 	PerMinute int
+	// Suspended triggers do not fire, and what they have granted is refused as revoked, as long as this is so.
+	Suspended bool
 }
 
 // A Match narrows a trigger to some events of its operation. All fields that are set must agree.
@@ -110,12 +112,13 @@ type triggerJSON struct {
 	Deliver      Delivery  `json:"deliver,omitempty"`
 	Chain        bool      `json:"chain,omitempty"`
 	PerMinute    int       `json:"per_minute,omitempty"`
+	Suspended    bool      `json:"suspended,omitempty"`
 }
 
 // MarshalJSON writes the trigger with durations as strings.
 func (t Trigger) MarshalJSON() ([]byte, error) {
 	j := triggerJSON{ID: t.ID, App: t.App, On: t.On, In: t.In, Allow: t.Allow, At: t.At,
-		Consent: t.Consent, Deliver: t.Deliver, Chain: t.Chain, PerMinute: t.PerMinute}
+		Consent: t.Consent, Deliver: t.Deliver, Chain: t.Chain, PerMinute: t.PerMinute, Suspended: t.Suspended}
 	if !t.Match.isZero() {
 		j.Match = &t.Match
 	}
@@ -154,7 +157,7 @@ func (t *Trigger) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	out := Trigger{ID: j.ID, App: j.App, On: j.On, In: j.In, Allow: j.Allow, At: j.At,
-		Consent: j.Consent, Deliver: j.Deliver, Chain: j.Chain, PerMinute: j.PerMinute}
+		Consent: j.Consent, Deliver: j.Deliver, Chain: j.Chain, PerMinute: j.PerMinute, Suspended: j.Suspended}
 	if j.Match != nil {
 		out.Match = *j.Match
 	}
@@ -246,10 +249,8 @@ type trigger struct {
 }
 
 // prepare returns every fault at once, each naming the trigger and the field, and the trigger in any case, for its ID.
-func (t Trigger) prepare(apps map[string]*App, catalog *scope.Catalog) (*trigger, error) {
-	if t.ID == "" {
-		t.ID = t.App + ":" + string(t.On) + ":" + t.In
-	}
+func (t Trigger) prepare(apps map[string]*registered, catalog *scope.Catalog) (*trigger, error) {
+	t = t.named()
 	p := &trigger{Trigger: t}
 	var faults []error
 	fault := func(field, format string, args ...any) {

@@ -29,6 +29,10 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 		return nil, Secret{}, errSealed
 	}
 	now := e.now()
+	set, err := e.settings(ctx, now)
+	if err != nil {
+		return nil, Secret{}, err
+	}
 	id := c.aggregate + "." + c.grant
 	g, version, err := e.getGrant(ctx, id)
 	if err != nil {
@@ -51,6 +55,9 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 		return refused("unknown", fmt.Errorf("%w: the grant is %s", ErrUnknown, g.State))
 	case !now.Before(g.RedeemBy):
 		return refused("expired", fmt.Errorf("%w: the code was good until %v", ErrExpired, g.RedeemBy.Format(time.RFC3339)))
+	}
+	if err := set.gone(g.App, g.Trigger, g.IssuedAt.UnixMicro()); err != nil {
+		return refused("revoked", err)
 	}
 	if err := accept(g); err != nil {
 		return nil, Secret{}, err
@@ -191,7 +198,11 @@ func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.
 	if err := t.allows(now, want); err != nil {
 		return nil, err
 	}
-	if err := e.permitted(ctx, t, want); err != nil {
+	set, err := e.settings(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.permitted(ctx, set, t, want); err != nil {
 		return nil, err
 	}
 	cost, err := e.cost(want)
@@ -264,15 +275,20 @@ func refused(out store.Outcome, want scope.Scope, cost int64) error {
 }
 
 // permitted asks everything that may have changed since the grant was made.
-func (e *engine) permitted(ctx context.Context, t *sealedToken, want scope.Scope) error {
-	app := e.apps[t.app]
-	if app == nil {
-		return fmt.Errorf("%w: the app %s is no longer registered", ErrRevoked, t.app)
+func (e *engine) permitted(ctx context.Context, set *settings, t *sealedToken, want scope.Scope) error {
+	if err := set.gone(t.app, t.trigger, t.issued); err != nil {
+		return err
 	}
-	if !contains(app.Actions, want.Action()) {
+	if !contains(set.apps[t.app].Actions, want.Action()) {
 		return fmt.Errorf("%w: the app %s is no longer registered for %s", ErrDenied, t.app, want.Action())
 	}
-	return e.permit(ctx, Access{Account: t.account, App: t.app, Scope: want, Grant: t.grant})
+	if err := e.permit(ctx, Access{Account: t.account, App: t.app, Scope: want, Grant: t.grant}); err != nil {
+		return err
+	}
+	if since := e.known(); since != set { // what was seen while Permit took its time
+		return since.gone(t.app, t.trigger, t.issued)
+	}
+	return nil
 }
 
 func (t *sealedToken) delegation(left int64) *Delegation {
@@ -333,6 +349,10 @@ func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error)
 	if now.UnixMicro() >= t.notAfter {
 		return nil, ErrExpired
 	}
+	set, err := e.settings(ctx, now)
+	if err != nil {
+		return nil, err
+	}
 	all, here, grant, id, _ := e.ids(&t, nil, now)
 	revoked, err := e.store.Get(ctx, kindRevocation, all, here, grant)
 	if err != nil {
@@ -362,7 +382,7 @@ func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error)
 		if err != nil {
 			return nil, err
 		}
-		err = e.permitted(ctx, &t, s)
+		err = e.permitted(ctx, set, &t, s)
 		switch {
 		case err == nil:
 			may = append(may, action)
