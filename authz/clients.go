@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -25,10 +26,31 @@ const (
 )
 
 // Clients knows the apps and authenticates them (RFC 6749 §2.3). It keeps a SHA-256 of their secrets and not the
-// secrets, which are long and made by machines. It never changes, so it is safe for concurrent use.
+// secrets, which are long and made by machines. It is safe for concurrent use. Those that NewClients makes never
+// change; a Server's follow its configuration.
 type Clients struct {
+	fixed  *roster
+	follow func(context.Context) (*roster, error) // nil: fixed
+}
+
+// A roster is the clients at one time. It never changes.
+type roster struct {
 	byID map[string]*client
 	none client // whose secret is compared when there is no such client
+}
+
+func newRoster() *roster {
+	r := &roster{byID: map[string]*client{}}
+	_, _ = rand.Read(r.none.hash[:]) // no secret has this hash; never fails
+	return r
+}
+
+// now fails when nobody knows which clients there are.
+func (c *Clients) now(ctx context.Context) (*roster, error) {
+	if c.follow == nil {
+		return c.fixed, nil
+	}
+	return c.follow(ctx)
 }
 
 type client struct {
@@ -39,8 +61,7 @@ type client struct {
 // NewClients reports every fault at once: an ID that is missing, out of its grammar or there twice, a secret that is
 // missing, too short or too long.
 func NewClients(apps []App) (*Clients, error) {
-	c := &Clients{byID: make(map[string]*client, len(apps))}
-	_, _ = rand.Read(c.none.hash[:]) // no secret has this hash; never fails
+	c := newRoster()
 	var faults []error
 	for _, a := range apps {
 		if len(a.ID) == 0 || len(a.ID) > 64 || strings.Trim(a.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
@@ -50,11 +71,8 @@ func NewClients(apps []App) (*Clients, error) {
 			faults = append(faults, fmt.Errorf("authz: app %.80q is there twice", a.ID))
 		}
 		secret := a.Secret.Reveal()
-		if n := len(secret); n < 8 || n > 256 {
-			faults = append(faults, fmt.Errorf("authz: app %.80q: Secret has %d bytes, want 8 to 256", a.ID, n))
-		}
-		if !utf8.ValidString(secret) || strings.ContainsRune(secret, 0) {
-			faults = append(faults, fmt.Errorf("authz: app %.80q: Secret is not text, so no client could send it", a.ID))
+		if fault := secretFault(secret); fault != "" {
+			faults = append(faults, fmt.Errorf("authz: app %.80q: Secret %s", a.ID, fault))
 		}
 		a.Secret, a.WebhookSecret = grant.Secret{}, grant.Secret{}
 		a.Actions, a.RedirectURIs = slices.Clone(a.Actions), slices.Clone(a.RedirectURIs)
@@ -63,7 +81,18 @@ func NewClients(apps []App) (*Clients, error) {
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return &Clients{fixed: c}, nil
+}
+
+// secretFault is what is wrong with a client secret, if anything is.
+func secretFault(secret string) string {
+	if n := len(secret); n < 8 || n > 256 {
+		return fmt.Sprintf("has %d bytes, want 8 to 256", n)
+	}
+	if !plain(secret) {
+		return "is not text, so no client could send it"
+	}
+	return ""
 }
 
 // Authenticate says which app sent the request: by HTTP Basic with form-encoded credentials (client_secret_basic) or,
@@ -113,14 +142,18 @@ func (c *Clients) authenticate(r *http.Request, form url.Values) (*App, error) {
 		}
 		id, secret = user, password
 	}
-	if app := c.verify(id, secret); app != nil {
+	now, err := c.now(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	if app := now.verify(id, secret); app != nil {
 		return app, nil
 	}
 	return nil, errClient
 }
 
 // verify does the same work whether or not there is such a client.
-func (c *Clients) verify(id, secret string) *App {
+func (c *roster) verify(id, secret string) *App {
 	known, ok := c.byID[id]
 	if !ok {
 		known = &c.none
@@ -134,7 +167,7 @@ func (c *Clients) verify(id, secret string) *App {
 }
 
 // byName is for tokens that name their client; nil if it is not registered any more.
-func (c *Clients) byName(id string) *App {
+func (c *roster) byName(id string) *App {
 	known, ok := c.byID[id]
 	if !ok {
 		return nil

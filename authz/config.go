@@ -31,6 +31,7 @@ type Config struct {
 	// use. Required.
 	Permit func(context.Context, grant.Access) error
 
+	// Apps and Triggers are where the server begins. What Change says goes before them, also when it starts again.
 	Apps     []App
 	Triggers []grant.Trigger
 	Catalog  *scope.Catalog // what can be done; nil: scope.BuiltIn
@@ -78,11 +79,12 @@ type App struct {
 	// code nor iss in the query. The first one is the default.
 	RedirectURIs []string
 	RealNames    bool // sees accounts by their own names instead of pairwise ones
+	Suspended    bool // gets nothing, cannot authenticate, and what it was granted is refused as revoked; see Change
 	Introspect   bool // a resource server: may introspect every token, and is told the account
 }
 
-// App faults, URL faults and the engine's faults are all reported at once.
-func (c *Config) check(g *guard.Guard) error {
+// check leaves the apps and triggers to checkApps.
+func (c *Config) check() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("authz: "+format, args...)) }
 	if u, err := url.Parse(c.Issuer); err != nil || !secure(u) || !plainPath(u.EscapedPath()) || strings.ContainsAny(c.Issuer, "?#") {
@@ -97,11 +99,19 @@ func (c *Config) check(g *guard.Guard) error {
 	if c.Store != nil && c.Key.IsZero() && !c.InsecureKeyInStore {
 		fault("Key is required with a Store: without it, codes and tokens do not outlive this process, nor hold on another")
 	}
-	for _, a := range c.Apps {
-		if n := len(a.Secret.Reveal()); n < 8 || n > 256 {
-			fault("app %.80q: Secret has %d bytes, want 8 to 256", a.ID, n)
-		} else if !plain(a.Secret.Reveal()) {
-			fault("app %.80q: Secret is not text, so no client could send it", a.ID)
+	return errors.Join(faults...)
+}
+
+// checkApps is what the engine asks about every configuration: what it does not know of itself. The guard is nil if
+// there is none because of another fault.
+func checkApps(g *guard.Guard, registered []grant.App, triggers []grant.Trigger) error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("authz: "+format, args...)) }
+	apps := make(map[string]App, len(registered))
+	for i := range registered {
+		a, _, err := appOf(&registered[i])
+		if err != nil {
+			fault("app %.80q: %w", a.ID, err)
 		}
 		if a.Webhook != "" && g != nil {
 			if err := g.CheckURL(a.Webhook); err != nil {
@@ -123,25 +133,27 @@ func (c *Config) check(g *guard.Guard) error {
 				fault("app %.80q: RedirectURIs: %.80q has a malformed query, or code or iss in it", a.ID, r)
 			}
 		}
+		if _, twice := apps[a.ID]; !twice {
+			apps[a.ID] = a
+		}
 	}
-	for _, t := range c.Triggers {
-		name := cmp.Or(t.ID, t.App+":"+string(t.On)+":"+t.In) // as the engine calls it
-		redirect := t.Deliver == grant.Redirect || t.Deliver == "" && (t.On == grant.LinkOpen || t.On == grant.PageOpen)
-		for _, a := range c.Apps {
-			if a.ID != t.App {
-				continue
-			}
-			if redirect && len(a.RedirectURIs) == 0 {
-				fault("trigger %.80q: deliver: the app %.80q has no redirect URI", name, t.App)
-			}
-			if t.Deliver == grant.Push && a.Webhook == "" {
-				fault("trigger %.80q: deliver: the app %.80q has no webhook", name, t.App)
-			}
-			break
+	for _, t := range triggers {
+		a, ok := apps[t.App]
+		if !ok {
+			continue // the engine says so
+		}
+		if redirect := t.Deliver == grant.Redirect || t.Deliver == "" && (t.On == grant.LinkOpen || t.On == grant.PageOpen); redirect && len(a.RedirectURIs) == 0 {
+			fault("trigger %.80q: deliver: the app %.80q has no redirect URI", triggerID(t), t.App)
+		}
+		if t.Deliver == grant.Push && a.Webhook == "" {
+			fault("trigger %.80q: deliver: the app %.80q has no webhook", triggerID(t), t.App)
 		}
 	}
 	return errors.Join(faults...)
 }
+
+// triggerID is as the engine calls it.
+func triggerID(t grant.Trigger) string { return cmp.Or(t.ID, t.App+":"+string(t.On)+":"+t.In) }
 
 // plainPath is "" or "/a/b": what means the same in a URL and in a pattern of http.ServeMux.
 func plainPath(path string) bool {

@@ -47,6 +47,8 @@ var errNoTarget = errors.New("authz: the app has no webhook")
 type Deliverer struct {
 	Engine  *grant.Engine     // required
 	Targets map[string]Target // by app; a push for any other app waits for its end
+	// Follow returns the Targets at each attempt, for those that change. Nil: Targets, which do not.
+	Follow func(context.Context) (map[string]Target, error)
 	// Post sends one attempt, which it bounds in time (less than 30 s) and in what it reads, and returns the status,
 	// and for how long the app asks to be left alone (zero: it does not). It must refuse addresses that are not for
 	// the public: the URLs are the apps'. Required.
@@ -213,7 +215,13 @@ type push struct {
 }
 
 func (d *Deliverer) post(ctx context.Context, g *grant.Grant, now time.Time) (status int, retryAfter time.Duration, err error) {
-	target, ok := d.Targets[g.App]
+	targets := d.Targets
+	if d.Follow != nil {
+		if targets, err = d.Follow(ctx); err != nil {
+			return 0, 0, err
+		}
+	}
+	target, ok := targets[g.App]
 	if !ok {
 		return 0, 0, errNoTarget
 	}

@@ -86,4 +86,13 @@
 // Servers with one Key and one Store act as one: a code issued by the one is redeemed at the other, once; a token is
 // spent on both against one count; a revocation on one holds for the next use on the other. Each may Run. What one
 // issues the others find within 250 ms, or at once with a [Waker].
+//
+// Apps and triggers are those of the Config, and what [Server.Change] has said since, which lies in the store and goes
+// before the Config. A change made on one server holds on all of them when the call returns: clients authenticate by
+// it, deliveries go by it at their next try, Require goes by it. Each server looks once a second, in Run, or when it is
+// called and has not looked for 3 s; a server that cannot ask its store for longer than that answers 503 until it can.
+//
+//	err := az.Change(ctx, authz.Change{SuspendApps: []string{"bookbot"}, By: admin}) // tokens, codes, deliveries: all of it, everywhere
+//	err = az.Change(ctx, authz.Change{ResumeApps: []string{"bookbot"}, By: admin})   // and what has not expired works again
+//	err = az.Change(ctx, authz.Change{Apps: []authz.App{newApp}, Triggers: []grant.Trigger{newTrigger}, By: admin})
 package authz

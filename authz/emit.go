@@ -49,7 +49,7 @@ func (s *Server) Emit(ctx context.Context, events ...grant.Event) ([]Issued, err
 			faults = append(faults, err)
 		}
 		for _, g := range grants {
-			out = append(out, s.issued(g))
+			out = append(out, s.issued(ctx, g))
 			s.wake.wake(g.App)
 		}
 	}
@@ -63,13 +63,13 @@ func (s *Server) Decide(ctx context.Context, account, id string, allow bool) (Is
 		return Issued{}, err
 	}
 	s.wake.wake(g.App)
-	return s.issued(*g), nil
+	return s.issued(ctx, *g), nil
 }
 
-func (s *Server) issued(g grant.Grant) Issued {
+func (s *Server) issued(ctx context.Context, g grant.Grant) Issued {
 	i := Issued{Grant: g, issuer: s.issuer}
 	if g.Deliver == grant.Redirect {
-		for n, uri := range s.apps[g.App].RedirectURIs {
+		for n, uri := range s.views.latest(ctx).apps[g.App].RedirectURIs {
 			if n == 0 || uri == g.Event.Target {
 				i.redirect = uri
 			}

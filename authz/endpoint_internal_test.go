@@ -92,8 +92,8 @@ func TestEndpointDamagedAccess(t *testing.T) {
 // P9: what was not made with the client's secret does not reach the store, which is not even there.
 func TestEndpointForgedAccess(t *testing.T) {
 	m := endpointManager(t, nil, nil)
-	real := m.clients.accessToken("probe")
-	require.True(t, m.clients.madeAccess(real))
+	real, _ := m.clients.fixed.accessToken("probe")
+	require.True(t, m.clients.fixed.madeAccess(real))
 	forged := []string{"", accessPrefix, accessPrefix + strings.Repeat("A", 43), accessPrefix + strings.Repeat("A", 300), real + "\n", real + "=",
 		strings.TrimPrefix(real, accessPrefix), accessPrefix + "!" + real[len(accessPrefix)+1:]}
 	for i := len(accessPrefix); i < len(real); i++ {

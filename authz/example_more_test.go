@@ -47,6 +47,34 @@ func exampleToken(az *authz.Server) string {
 	return token.Reveal()
 }
 
+// An administrator takes an app off the air, on all servers that share the store, and puts it back.
+func ExampleServer_Change() {
+	az := exampleServer()
+	token := exampleToken(az)
+	use := func() {
+		apps, _, err := az.Configuration(ctx)
+		if err != nil {
+			panic(err)
+		}
+		_, err = az.Use(ctx, authz.Call{Token: token, Want: scope.MustParse("group:42/message.write")})
+		fmt.Printf("%s suspended: %v, refused: %q\n", apps[0].Name, apps[0].Suspended, grant.Reason(err))
+	}
+	if err := az.Change(ctx, authz.Change{SuspendApps: []string{"bookbot"}, By: "li-si"}); err != nil {
+		panic(err)
+	}
+	use()
+	if err := az.Change(ctx, authz.Change{ResumeApps: []string{"bookbot"}, By: "li-si"}); err != nil {
+		panic(err)
+	}
+	use()
+	// What would not do as a Config does not do as a change.
+	fmt.Println(az.Change(ctx, authz.Change{Apps: []authz.App{{ID: "dj", Secret: grant.NewSecret("short")}}}))
+	// Output:
+	// BookBot suspended: true, refused: "revoked"
+	// BookBot suspended: false, refused: ""
+	// authz: app "dj": Secret has 5 bytes, want 8 to 256
+}
+
 // The path "/posts/{id}/replies" names no group, so the handler's own database says where the post is.
 func ExampleServer_RequireFunc() {
 	az := exampleServer()

@@ -120,7 +120,14 @@ func (e *GrantsEndpoint) authenticate(w http.ResponseWriter, r *http.Request) (*
 			case err != nil:
 				return nil, err
 			}
-			return e.Clients.byName(ti.GetClientID()), nil
+			now, err := e.Clients.now(r.Context())
+			if err != nil {
+				return nil, err
+			}
+			if app := now.byName(ti.GetClientID()); app != nil {
+				return app, nil
+			}
+			return nil, errClient // removed just now
 		}
 	}
 	app, err := e.Clients.authenticate(r, nil)

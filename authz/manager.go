@@ -50,8 +50,12 @@ type accessData struct {
 }
 
 // GetClient implements oauth2.Manager. The client it returns has no secret: who asks has been authenticated by Clients.
-func (m *manager) GetClient(_ context.Context, id string) (oauth2.ClientInfo, error) {
-	if m.clients.byName(id) == nil {
+func (m *manager) GetClient(ctx context.Context, id string) (oauth2.ClientInfo, error) {
+	now, err := m.clients.now(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("authz: %w", err)
+	}
+	if now.byName(id) == nil {
 		return nil, oautherrors.ErrInvalidClient
 	}
 	return &models.Client{ID: id}, nil
@@ -70,7 +74,14 @@ func (m *manager) GenerateAccessToken(ctx context.Context, gt oauth2.GrantType, 
 	if err != nil {
 		return nil, err
 	}
-	token := m.clients.accessToken(client.GetID())
+	clients, err := m.clients.now(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("authz: %w", err)
+	}
+	token, ok := clients.accessToken(client.GetID())
+	if !ok { // removed just now
+		return nil, oautherrors.ErrInvalidClient
+	}
 	now := clock(m.now)
 	data, err := json.Marshal(accessData{now.UnixMicro()})
 	if err != nil {
@@ -104,14 +115,18 @@ func (m *manager) LoadAccessToken(ctx context.Context, token string) (oauth2.Tok
 }
 
 func (m *manager) load(ctx context.Context, token string) (*store.Record, error) {
-	if !m.clients.madeAccess(token) { // P9
+	clients, err := m.clients.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !clients.madeAccess(token) { // P9
 		return nil, oautherrors.ErrInvalidAccessToken
 	}
 	found, err := m.store.Get(ctx, kindAccess, accessID(token))
 	if err != nil {
 		return nil, fmt.Errorf("authz: reading an access token: %w", err)
 	}
-	if len(found) == 0 || m.clients.byName(found[0].App) == nil {
+	if len(found) == 0 || clients.byName(found[0].App) == nil {
 		return nil, oautherrors.ErrInvalidAccessToken
 	}
 	if !clock(m.now).Before(found[0].NotAfter) {
@@ -156,14 +171,18 @@ const accessRandom, accessMAC = 32, 16
 
 var accessEncoding = base64.RawURLEncoding.Strict()
 
-func (c *Clients) accessToken(id string) string {
+func (c *roster) accessToken(id string) (string, bool) {
+	of, ok := c.byID[id]
+	if !ok {
+		return "", false
+	}
 	raw := make([]byte, accessRandom, accessRandom+accessMAC+len(id))
 	_, _ = rand.Read(raw) // never fails
-	raw = append(append(raw, accessCheck(c.byID[id], raw)...), id...)
-	return accessPrefix + accessEncoding.EncodeToString(raw)
+	raw = append(append(raw, accessCheck(of, raw)...), id...)
+	return accessPrefix + accessEncoding.EncodeToString(raw), true
 }
 
-func (c *Clients) madeAccess(token string) bool {
+func (c *roster) madeAccess(token string) bool {
 	text, ok := strings.CutPrefix(token, accessPrefix)
 	if !ok || len(text) > 256 || strings.ContainsAny(text, "\r\n") {
 		return false

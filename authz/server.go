@@ -30,9 +30,8 @@ type Server struct {
 	engine    *grant.Engine
 	verifier  *Verifier
 	deliverer *Deliverer
-	apps      map[string]App
 	endpoints map[string]http.Handler // by path
-	hooks     map[string]hook
+	views     *views
 	wake      *wakeup
 	waker     Waker // nil: there is none
 	guard     *guard.Guard
@@ -42,12 +41,16 @@ type Server struct {
 	log       *slog.Logger
 }
 
-type hook struct{ secret, signing webhook.Key }
+// A hook is the keys that sign an app's pushes.
+type hook struct {
+	secret, signing webhook.Key
+	given           string // the app's WebhookSecret, if it is not derived
+}
 
 // New checks c and reports all faults at once. It starts nothing: deliveries begin with Run. With InsecureKeyInStore
 // it asks the Store for the key, for at most ten seconds.
 //
-// It only assembles exported parts: who needs another arrangement begins with a copy of its body.
+// It assembles exported parts: who needs another arrangement begins with a copy of its body.
 func New(c Config) (*Server, error) {
 	log := c.Log
 	if log == nil {
@@ -57,7 +60,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		err = fmt.Errorf("authz: AllowWebhooksTo: %w", err)
 	}
-	faults := errors.Join(err, c.check(g))
+	faults := errors.Join(err, c.check())
 	st, key := c.Store, c.Key
 	if st == nil {
 		st = store.NewMemory()
@@ -72,10 +75,7 @@ func New(c Config) (*Server, error) {
 	}
 	apps := make([]grant.App, len(c.Apps))
 	for i, a := range c.Apps {
-		apps[i] = grant.App{ID: a.ID, Name: a.Name, Actions: a.Actions, RealNames: a.RealNames, Deliver: grant.Poll}
-		if a.Webhook != "" {
-			apps[i].Deliver = grant.Push
-		}
+		apps[i] = a.kept()
 	}
 	catalog := c.Catalog
 	if catalog == nil {
@@ -83,15 +83,19 @@ func New(c Config) (*Server, error) {
 	}
 	engine, err := grant.NewEngine(grant.Config{
 		Store: st, Key: key, Sealing: c.Sealing, Apps: apps, Triggers: c.Triggers, Catalog: catalog,
+		Check:  func(apps []grant.App, triggers []grant.Trigger) error { return checkApps(g, apps, triggers) },
 		Permit: c.Permit, Observe: c.Observe, Now: c.Now, KeepLedger: c.KeepLedger,
 	})
 	if faults = errors.Join(faults, err); faults != nil {
 		return nil, faults
 	}
-	clients, err := NewClients(c.Apps)
+	v := &views{engine: engine, key: key}
+	first, err := v.make(&grant.Config{Apps: apps}, nil) // until the store is asked
 	if err != nil {
 		return nil, err
 	}
+	v.last.Store(first)
+	clients := &Clients{follow: v.roster}
 	now := c.Now
 	if now == nil {
 		now = time.Now
@@ -100,27 +104,13 @@ func New(c Config) (*Server, error) {
 	if prefix == "" {
 		prefix = "/oauth2"
 	}
-	s := &Server{engine: engine, issuer: c.Issuer, wake: newWakeup(c.Triggers), waker: c.Waker, guard: g, store: st, now: now, log: log,
-		apps: map[string]App{}, hooks: map[string]hook{}}
+	s := &Server{engine: engine, views: v, issuer: c.Issuer, wake: newWakeup(), waker: c.Waker, guard: g, store: st, now: now, log: log}
+	s.wake.pace(c.Triggers)
 	if s.waker == nil {
 		s.waker, _ = st.(Waker)
 	}
-	targets := map[string]Target{}
-	for _, a := range c.Apps {
-		a.Secret = grant.Secret{} // the clients have its hash, nobody needs more
-		a.RedirectURIs = slices.Clone(a.RedirectURIs)
-		s.apps[a.ID] = a
-		h, err := deriveHook(key, a)
-		if err != nil {
-			return nil, fmt.Errorf("authz: app %.80q: %w", a.ID, err)
-		}
-		s.hooks[a.ID] = h
-		if a.Webhook != "" {
-			targets[a.ID] = Target{URL: a.Webhook, Keys: []webhook.Key{h.secret, h.signing}}
-		}
-	}
 	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, Log: log}
-	s.deliverer = &Deliverer{Engine: engine, Targets: targets, Wait: s.wake.wait, Observe: c.Observe, Now: now, Log: log,
+	s.deliverer = &Deliverer{Engine: engine, Follow: v.targets, Wait: s.wake.wait, Observe: c.Observe, Now: now, Log: log,
 		Post: func(ctx context.Context, url string, header http.Header, body []byte) (int, time.Duration, error) {
 			answer, err := g.Post(ctx, url, header, body)
 			return answer.Status, answer.RetryAfter, err
@@ -176,7 +166,7 @@ func deriveHook(root grant.Secret, a App) (hook, error) {
 		text = "whsec_" + base64.StdEncoding.EncodeToString(material[:32])
 	}
 	secret, err := webhook.ParseKey(text)
-	return hook{secret, signing}, err
+	return hook{secret, signing, a.WebhookSecret.Reveal()}, err
 }
 
 // Issuer is the server's own URL.
@@ -186,9 +176,9 @@ func (s *Server) Issuer() string { return s.issuer }
 func (s *Server) Engine() *grant.Engine { return s.engine }
 
 // WebhookSecret is the key that signs an app's pushes with v1: "whsec_…", to be given to that app and to nobody else.
-// Zero for an app that does not exist.
+// Zero for an app that does not exist. It asks the store for changes, for at most two seconds, if nobody did lately.
 func (s *Server) WebhookSecret(app string) grant.Secret {
-	if h, ok := s.hooks[app]; ok {
+	if h, ok := s.views.latest(context.Background()).hooks[app]; ok {
 		return grant.NewSecret(h.secret.Reveal())
 	}
 	return grant.Secret{}
@@ -197,7 +187,7 @@ func (s *Server) WebhookSecret(app string) grant.Secret {
 // WebhookKey is the public key that verifies an app's pushes by v1a: "whpk_…". Every app has its own. Empty for an
 // app that does not exist.
 func (s *Server) WebhookKey(app string) string {
-	if h, ok := s.hooks[app]; ok {
+	if h, ok := s.views.latest(context.Background()).hooks[app]; ok {
 		return h.signing.Public().Reveal()
 	}
 	return ""
@@ -219,7 +209,8 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 	}
 }
 
-// Run delivers pushes, writes refusals to the ledger within a second, and purges what is over (every minute, one of
+// Run delivers pushes, writes refusals to the ledger within a second, looks each second whether another server has
+// changed the configuration, and purges what is over (every minute, one of
 // all servers that share the store, at most 500 records at a time; how long what is kept is in package grant, under
 // Retention), until ctx is done. Then it breaks off deliveries that take longer than two seconds more, writes what is
 // left to write, for which it takes five seconds at most, and returns nil. Several servers that share a store may each
@@ -230,6 +221,7 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.deliverer.Run(ctx) })
+	wg.Go(func() { s.look(ctx) })
 	if s.waker != nil {
 		wg.Go(func() { listen(ctx, s.waker, s.wake, s.log) })
 	}
@@ -266,6 +258,33 @@ func (s *Server) flush(ctx context.Context, refusals *outage) {
 	}
 }
 
+// look looks for changes of the configuration, at once and then each second, so that no call has to: each goes by a
+// look of the last 3 s.
+func (s *Server) look(ctx context.Context) {
+	var failed error
+	var paced *view
+	look := func() {
+		err := s.engine.Look(ctx)
+		if err == nil {
+			if v := s.views.latest(ctx); v != paced {
+				s.wake.pace(v.of.Triggers)
+				paced = v
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && failed == nil: // once, not each second
+			s.log.Error("the configuration cannot be read; in 3 s nothing is let through", "err", err)
+		case err == nil && failed != nil:
+			s.log.Info("the configuration can be read again")
+		}
+		failed = err
+	}
+	look()
+	every(ctx, time.Second, look)
+}
+
 // every calls f after each interval until ctx is done.
 func every(ctx context.Context, interval time.Duration, f func()) {
 	tick := time.NewTicker(interval)
@@ -291,6 +310,6 @@ func (s *Server) In(st store.Store) *Server {
 	in := *s
 	in.engine = s.engine.In(st)
 	in.verifier = &Verifier{Engine: in.engine, Realm: s.verifier.Realm, Log: s.log}
-	in.wake = newWakeup(nil) // nobody can see yet what is written there
+	in.wake = newWakeup() // nobody can see yet what is written there
 	return &in
 }

@@ -61,23 +61,28 @@ func listen(ctx context.Context, w Waker, to *wakeup, log *slog.Logger) {
 
 // wakeup is a broadcast: who waits holds the channel that the next wake closes.
 type wakeup struct {
-	slow time.Duration // how often to look while a Waker listens
-
 	mu        sync.Mutex
+	slow      time.Duration            // how often to look while a Waker listens
 	all       chan struct{}            // of who waits for any app
 	apps      map[string]chan struct{} // of who waits for one
 	listening bool
 }
 
-func newWakeup(triggers []grant.Trigger) *wakeup {
+func newWakeup() *wakeup {
+	return &wakeup{slow: slowLook, all: make(chan struct{}), apps: map[string]chan struct{}{}}
+}
+
+// pace sees to it that a code lives long enough for some looks, if the Waker has missed it.
+func (w *wakeup) pace(triggers []grant.Trigger) {
 	slow := slowLook
 	for i := range triggers {
-		// A code lives long enough for some looks, if the Waker has missed it.
 		if within := triggers[i].RedeemWithin; within > 0 {
 			slow = max(min(slow, within/4), lookInterval)
 		}
 	}
-	return &wakeup{slow: slow, all: make(chan struct{}), apps: map[string]chan struct{}{}}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.slow = slow
 }
 
 // wait returns a channel that is closed when there may be something new for the app, or for any if it is empty, and
