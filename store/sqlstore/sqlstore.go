@@ -7,7 +7,8 @@
 //     under way, further ones for the same aggregate gather and go together in the next statement, each with an outcome of its own;
 //     so many callers of one token cost few round trips. On SQLite an Apply is a BEGIN IMMEDIATE transaction; a [Group]
 //     carries out many in one.
-//  2. A refusal is an answer, not a failed statement: it leaves the caller's transaction (see [Tx]) as it was.
+//  2. A refusal is an answer, not a failed statement: it leaves the caller's transaction (see [Tx]) as it was, and on PostgreSQL it
+//     writes nothing, not even a lock on a row.
 //  3. An error says which store and which call failed, wraps its cause, and means "may have happened" unless it wraps [store.ErrInvalid].
 //  4. What cannot be a record is an error that names it: never a zero, never left out.
 //

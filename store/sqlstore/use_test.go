@@ -122,3 +122,30 @@ func TestUseHoldsWhatItChecked(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, 1)
 }
+
+// A refusal writes nothing, not even a lock on a row, so it costs the server no flush to the disk: who comes with a token that is used up, again and again, is
+// cheaper than who has one.
+func TestRefusalWritesNothing(t *testing.T) {
+	db, _ := postgresNodes(t, postgresDSN(t))
+	s := newStore(t, db, sqlstore.PostgreSQL)
+	spent := token("a", 1)
+	spent.Record.Due = now
+	applied(t, s, spent)
+	applied(t, s, use("a", 0)...)
+	old := token("b", 5)
+	old.Record.NotAfter = now
+	applied(t, s, old, store.Put(store.Record{Kind: "revocation", ID: "b.x", Due: now, NotAfter: now}))
+	for want, ops := range map[store.Reason][]store.Op{
+		store.Exhausted: use("a", 1), store.Expired: use("b", 1), store.Missing: use("c", 1),
+		store.Conflict: {store.Spend("count", "b.c", 1, &store.Record{Left: 9}), store.Check("revocation", "b.x", 1), store.Put(store.Record{Kind: "token", ID: old.Record.ID})},
+	} {
+		tx := begin(t, db)
+		out, err := sqlstore.Tx(tx, sqlstore.PostgreSQL).Apply(t.Context(), now, ops)
+		require.NoError(t, err)
+		require.Equal(t, want, out.Reason)
+		var wrote bool
+		require.NoError(t, tx.QueryRow("SELECT txid_current_if_assigned() IS NOT NULL").Scan(&wrote))
+		require.False(t, wrote, "%v: the transaction has written", want)
+		require.NoError(t, tx.Commit())
+	}
+}

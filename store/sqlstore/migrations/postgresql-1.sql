@@ -25,15 +25,19 @@ CREATE TABLE behest_listening (until timestamptz NOT NULL) WITH (fillfactor = 10
 INSERT INTO behest_listening VALUES ('-infinity');
 -- next
 -- An Apply in one round trip. It locks the aggregate and looks only then: each statement in here sees all that was committed before it began, as
--- READ COMMITTED has it, so nothing that is checked changes before the end of the transaction. It also locks the rows that it finds, since
--- claims and purges do not lock aggregates but skip such rows. Nothing in here fails because of what a caller asked for.
+-- READ COMMITTED has it, so nothing that is checked changes before the end of the transaction. Nothing in here fails because of what a caller asked for,
+-- and a refusal writes nothing, not even a lock on a row: it costs no flush to the disk.
 -- Few parameters, since each costs time: numbers has 5 elements an operation (verb, version, left, amount, bytes of content), words has 6 (kind, id,
 -- owner, app, due, not_after). The answer is: why it refused, the operation that did, the version there, what is left.
 CREATE FUNCTION behest_apply(at timestamptz, is_use boolean, numbers bigint[], words text[], content bytea) RETURNS bigint[]
 LANGUAGE plpgsql AS $$
 DECLARE
 	n         int := array_length(numbers, 1) / 5;
+	it        record;
 	was       bigint[];
+	loose     int[];
+	i         int;
+	again     boolean;
 	verb      int;
 	want      bigint;
 	amount    bigint;
@@ -71,40 +75,56 @@ BEGIN
 			RETURN ARRAY[0, 0, 0, behind];
 		END IF;
 	END IF;
-	FOR i IN 1..n LOOP
-		verb := numbers[v+1]; want := numbers[v+2]; akind := words[w+1]; aid := words[w+2];
-		SELECT r.version, r.left_uses, r.not_after INTO there, remaining, ends
-			FROM behest_records r WHERE r.kind = akind AND r.id = aid FOR NO KEY UPDATE;
-		IF there IS NULL THEN
-			there := 0; remaining := 0;
-		END IF;
-		was[i] := there;
-		IF verb = 3 THEN
-			IF want <> there THEN refused := 1; END IF;
-		ELSIF verb = 1 THEN
-			IF want <> -1 AND want <> there THEN refused := 1; END IF;
-		ELSIF verb = 2 THEN
-			IF want <> -1 AND (want <> there OR there = 0) THEN refused := 1; END IF;
-		ELSIF there = 0 AND verb = 4 THEN
-			refused := 2;
-		ELSE
-			IF there = 0 THEN
-				remaining := numbers[v+3]; ends := words[w+6]::timestamptz;
+	-- One look at all of them, so that a refusal is about one moment. The series is always as long as it may be, so that one plan serves all.
+	LOOP
+		behind := NULL; loose := '{}';
+		FOR it IN
+			SELECT s.i, c.version, c.left_uses, c.due, c.not_after FROM generate_series(0, 31) s (i) LEFT JOIN LATERAL (
+				SELECT r.version, r.left_uses, r.due, r.not_after FROM behest_records r WHERE r.kind = words[6*s.i+1] AND r.id = words[6*s.i+2] LIMIT 1) c ON true
+			WHERE s.i < n ORDER BY s.i
+		LOOP
+			v := 5 * it.i; w := 6 * it.i;
+			verb := numbers[v+1]; want := numbers[v+2];
+			there := coalesce(it.version, 0); remaining := coalesce(it.left_uses, 0);
+			was[it.i+1] := there;
+			IF it.due IS NOT NULL OR it.not_after IS NOT NULL THEN
+				loose := loose || it.i;
 			END IF;
-			amount := numbers[v+4];
-			IF at >= ends THEN
-				refused := 3;
-			ELSIF remaining = 0 OR remaining < amount THEN
-				refused := 4;
-			ELSIF behind IS NULL THEN
-				behind := remaining - amount;
+			IF verb = 3 THEN
+				IF want <> there THEN refused := 1; END IF;
+			ELSIF verb = 1 THEN
+				IF want <> -1 AND want <> there THEN refused := 1; END IF;
+			ELSIF verb = 2 THEN
+				IF want <> -1 AND (want <> there OR there = 0) THEN refused := 1; END IF;
+			ELSIF there = 0 AND verb = 4 THEN
+				refused := 2;
+			ELSE
+				ends := it.not_after;
+				IF there = 0 THEN
+					remaining := numbers[v+3]; ends := words[w+6]::timestamptz;
+				END IF;
+				amount := numbers[v+4];
+				IF at >= ends THEN
+					refused := 3;
+				ELSIF remaining = 0 OR remaining < amount THEN
+					refused := 4;
+				ELSIF behind IS NULL THEN
+					behind := remaining - amount;
+				END IF;
+				IF refused <> 0 AND there = 0 THEN remaining := 0; END IF;
 			END IF;
-			IF refused <> 0 AND there = 0 THEN remaining := 0; END IF;
-		END IF;
-		IF refused <> 0 THEN
-			RETURN ARRAY[refused, i - 1, there, remaining];
-		END IF;
-		v := v + 5; w := w + 6;
+			IF refused <> 0 THEN
+				RETURN ARRAY[refused, it.i, there, remaining];
+			END IF;
+		END LOOP;
+		-- Claims and purges do not lock aggregates: what they could change is locked, and if they have just changed it, all begins anew.
+		again := false;
+		FOREACH i IN ARRAY loose LOOP
+			SELECT r.version INTO there FROM behest_records r WHERE r.kind = words[6*i+1] AND r.id = words[6*i+2] FOR NO KEY UPDATE;
+			again := there IS DISTINCT FROM was[i+1];
+			EXIT WHEN again;
+		END LOOP;
+		EXIT WHEN NOT again;
 	END LOOP;
 	v := 0; w := 0;
 	FOR i IN 1..n LOOP
