@@ -26,30 +26,32 @@ const (
 
 const idempotencyKey = "Idempotency-Key"
 
-// idempotency reads the key and, if there is one, the whole request, which it leaves to be read again. Its error is a
-// fault that the client is told.
-func idempotency(w http.ResponseWriter, r *http.Request) (key string, request [32]byte, keyed bool, err error) {
+// idempotency reads the key and, if there is one, the whole request, which it leaves to be read again.
+func idempotency(w http.ResponseWriter, r *http.Request) (key string, request [32]byte, keyed bool, malformed *fault) {
+	fail := func(status int, description string) (string, [32]byte, bool, *fault) {
+		return "", [32]byte{}, true, &fault{status: status, code: "invalid_request", description: description}
+	}
 	values, keyed := r.Header[idempotencyKey]
 	if !keyed {
 		return "", request, false, nil
 	}
 	if len(values) != 1 {
-		return "", request, true, badRequest("more than one Idempotency-Key header")
+		return fail(http.StatusBadRequest, "more than one Idempotency-Key header")
 	}
 	key, ok := parseIdempotencyKey(values[0])
 	if !ok {
-		return "", request, true, badRequest(fmt.Sprintf("the Idempotency-Key is not a quoted string of 1 to %d characters", maxIdempotencyKey))
+		return fail(http.StatusBadRequest, fmt.Sprintf("the Idempotency-Key is not a quoted string of 1 to %d characters", maxIdempotencyKey))
 	}
 	var body []byte
 	if r.Body != nil && r.Body != http.NoBody {
+		var err error
 		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxFingerprinted))
 		var large *http.MaxBytesError
 		switch {
 		case errors.As(err, &large):
-			return "", request, true, &fault{http.StatusRequestEntityTooLarge, "invalid_request",
-				fmt.Sprintf("with an Idempotency-Key, a body has at most %d bytes", min(maxFingerprinted, large.Limit)), ErrInvalidRequest}
+			return fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("with an Idempotency-Key, a body has at most %d bytes", min(maxFingerprinted, large.Limit)))
 		case err != nil:
-			return "", request, true, badRequest("the body ends early")
+			return fail(http.StatusBadRequest, "the body ends early")
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 	}

@@ -99,16 +99,22 @@ func (v *Verifier) exchange(w http.ResponseWriter, r *http.Request, fixed map[st
 	r = r.WithContext(r.Context()) // whose Body is ours to replace
 	var key string
 	var request [32]byte
+	var malformed *fault
 	var unresolved error
 	d, err := v.Engine.PrepareFunc(r.Context(), token, func() (want scope.Scope, err error) {
 		// Only for tokens that this server made: a stranger makes nobody read a body.
-		if key, request, x.keyed, unresolved = idempotency(w, r); unresolved == nil {
-			want, unresolved = resolve(r)
+		if key, request, x.keyed, malformed = idempotency(w, r); malformed != nil {
+			return want, malformed
 		}
+		want, unresolved = resolve(r)
 		x.d.Scope = want // to be named in a refusal
 		return want, unresolved
 	})
-	if unresolved != nil {
+	switch {
+	case malformed != nil:
+		writeError(w, malformed.status, malformed.code, malformed.description)
+		return
+	case unresolved != nil:
 		v.unresolved(r.Context(), w, unresolved)
 		return
 	}
@@ -134,10 +140,7 @@ func (v *Verifier) exchange(w http.ResponseWriter, r *http.Request, fixed map[st
 
 // unresolved answers for an error of a resolver.
 func (v *Verifier) unresolved(ctx context.Context, w http.ResponseWriter, err error) {
-	var f *fault
 	switch {
-	case errors.As(err, &f):
-		writeError(w, f.status, f.code, f.description)
 	case errors.Is(err, ErrInvalidRequest):
 		writeError(w, http.StatusBadRequest, "invalid_request", told(err))
 	case errors.Is(err, fs.ErrNotExist):
@@ -191,8 +194,13 @@ func (x *exchange) serve(r *http.Request, next http.Handler) {
 	}()
 	next.ServeHTTP(x, r.WithContext(&exchangeContext{ctx, x}))
 	// A handler that gives up when its client has gone has said nothing, which is no answer to record.
-	silent := x.status == 0 && ctx.Err() != nil
-	if x.status == 0 && !x.taken {
+	silent := x.status == 0 && !x.taken && ctx.Err() != nil
+	switch {
+	case silent && !x.d.Spent(): // nor is it a mistake
+		x.dropped = true
+		replace(x.Header(), x.before)
+		x.v.fail(ctx, x.ResponseWriter, http.StatusServiceUnavailable, "temporarily_unavailable", ctx.Err())
+	case x.status == 0 && !x.taken:
 		x.WriteHeader(http.StatusOK) // as net/http would
 	}
 	over = true

@@ -149,6 +149,23 @@ func TestSpendInHandlerForgotten(t *testing.T) {
 	require.Equal(t, 10, g.left(g.token))
 	require.Equal(t, logged, len(g.log.String()))
 
+	// Nor is it a mistake to give up when the client has gone, or its time is up.
+	late, stop := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer stop()
+	left, leave := context.WithCancel(t.Context())
+	for _, ctx := range []context.Context{left, late} {
+		rec := serve(g.spending(func(w http.ResponseWriter, r *http.Request, _ *authz.Delegation) {
+			w.Header().Set("Location", "/there")
+			leave()
+			require.Error(t, r.Context().Err())
+		}), g.request("POST", "/").WithContext(ctx))
+		require.Equal(t, 503, rec.Code)
+		require.Empty(t, rec.Header().Get("Location"))
+		require.Equal(t, ctx == late, strings.Contains(g.log.String()[logged:], "deadline exceeded"), "only then somebody hears it")
+	}
+	require.NotContains(t, g.log.String()[logged:], "SpendInHandler")
+	require.Equal(t, 10, g.left(g.token))
+
 	// A panic stays one.
 	require.PanicsWithValue(t, "boom", func() {
 		serve(g.spending(func(http.ResponseWriter, *http.Request, *authz.Delegation) { panic("boom") }), g.request("POST", "/"))
