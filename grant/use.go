@@ -119,7 +119,7 @@ type Delegation struct {
 	IssuedAt  time.Time
 	NotAfter  time.Time
 	Uses      int // as granted, or Unlimited
-	Left      int // after this use, or Unlimited; 0 while it is not Spent
+	Left      int // after this use, or Unlimited; a count is 0 while it is not Spent
 	granted   string
 	actions   string
 	pending   *pending // from Prepare
