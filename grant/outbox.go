@@ -43,7 +43,7 @@ func (e *engine) openOutbox(r *store.Record) (Secret, int, error) {
 //
 // A delivery that succeeded is ended with [Engine.Delivered], one that failed is put off with [Engine.Postpone]; one
 // of which nothing is heard comes again when the lease is over. No lease takes more than half of what is left of the
-// code's time (or a quarter of a second), so that who dies with it leaves others time for a try: see Grant.Leased.
+// code's time, so that who dies with it leaves others time for a try: see Grant.Leased.
 // Redeeming a code ends its delivery too. One damaged record keeps nobody from the others: they are returned beside
 // the error.
 func (e *Engine) Claim(ctx context.Context, by Delivery, app string, notApps []string, n int, lease time.Duration) ([]Grant, error) {
@@ -85,9 +85,6 @@ func (e *Engine) Claim(ctx context.Context, by Delivery, app string, notApps []s
 					faults = append(faults, err)
 				}
 			default:
-				if err := e.shorten(ctx, g, now); err != nil {
-					faults = append(faults, err)
-				}
 				out = append(out, *g)
 			}
 		}
@@ -121,27 +118,6 @@ func (e *Engine) claimed(ctx context.Context, r store.Record, now time.Time) (*G
 	}
 	g.outbox, g.Leased = r, r.Due
 	return g, nil
-}
-
-// shortestLease is worth a try still.
-const shortestLease = 250 * time.Millisecond
-
-// shorten gives back what of a lease the code's time has no room for. Who dies just before keeps all of it. If it
-// fails the grant may be delivered all the same.
-func (e *Engine) shorten(ctx context.Context, g *Grant, now time.Time) error {
-	end := micros(now.Add(max(g.RedeemBy.Sub(now)/2, shortestLease)).UnixMicro())
-	if !end.Before(g.Leased) {
-		return nil
-	}
-	r := g.outbox
-	r.Due = end
-	out, err := e.store.Apply(ctx, now, []store.Op{store.Put(r)})
-	if err != nil || !out.Applied() { // not applied: redeemed just now
-		return err
-	}
-	g.outbox.Version++
-	g.outbox.Due, g.Leased = end, end
-	return nil
 }
 
 func (e *Engine) drop(ctx context.Context, r store.Record) error {

@@ -289,7 +289,8 @@ func TestLeaseEndsBeforeTheCode(t *testing.T) {
 		require.Empty(t, again)
 		w.clock.set(got[0].Leased)
 	}
-	require.Equal(t, []time.Duration{8 * time.Second, 4 * time.Second, 2 * time.Second, time.Second, time.Second / 2, time.Second / 4}, left)
+	require.Equal(t, []time.Duration{8 * time.Second, 4 * time.Second, 2 * time.Second, time.Second, time.Second / 2}, left[:5])
+	require.Equal(t, time.Microsecond, left[len(left)-1])
 
 	// What it holds is its own to end and to put off.
 	for name, end := range map[string]func(g grant.Grant) error{

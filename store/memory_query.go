@@ -463,6 +463,9 @@ func (m *Memory) lease(f *filter, p pick, until stamp) (leased record, ok bool) 
 	m.dues.remove(f.Kind, rec)
 	rec.version++
 	rec.due = until
+	if left := rec.notAfter - f.dueBy; rec.notAfter != 0 && left > 0 {
+		rec.due = min(until, f.dueBy+(left+1)/2)
+	}
 	m.dues.add(f.Kind, rec)
 	return *rec, true
 }

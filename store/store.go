@@ -72,8 +72,10 @@ type Store interface {
 	// Apply carries out all operations or none, and says which one refused.
 	Apply(ctx context.Context, now time.Time, ops []Op) (Outcome, error)
 	// Claim leases due records (q.DueBy and until are required): it sets their Due to until and adds one to their
-	// Version, so that no two workers get the same one, and a worker that comes back too late cannot write. Earliest
-	// Due first; q.After and q.Reverse do not apply.
+	// Version, so that no two workers get the same one, and a worker that comes back too late cannot write. A record
+	// whose NotAfter is after q.DueBy is leased for at most half of the time between them, to the microsecond above:
+	// a worker that dies with a lease leaves others time for a try. Earliest Due first; q.After and q.Reverse do not
+	// apply.
 	Claim(ctx context.Context, q Query, until time.Time) ([]Record, error)
 	// Purge removes up to n records of a kind (1 to MaxPage) whose NotAfter is set and earlier than before, and says
 	// how many.

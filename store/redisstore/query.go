@@ -450,7 +450,7 @@ func (s *Store) lease(ctx context.Context, f *filter, picks []pick, until stamp)
 			if f.App != "" {
 				app = appKey(f.App)
 			}
-			args := []string{f.dueBy.digits(), until.digits(), until.score(), f.Owner, app, strconv.Itoa(len(f.NotApps))}
+			args := []string{f.dueBy.digits(), f.dueBy.score(), until.digits(), until.score(), f.Owner, app, strconv.Itoa(len(f.NotApps))}
 			for _, not := range f.NotApps {
 				args = append(args, appKey(not))
 			}

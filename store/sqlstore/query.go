@@ -282,7 +282,11 @@ func (s session) Claim(ctx context.Context, q store.Query, until time.Time) ([]s
 		st.add("WITH due AS MATERIALIZED (SELECT kind AS k, id AS i, due AS d FROM behest_records")
 		st.where(&q)
 		st.add(" ORDER BY due, id LIMIT ? FOR NO KEY UPDATE SKIP LOCKED)"+
-			" UPDATE behest_records SET due = ?::timestamptz, version = version + 1 FROM due WHERE kind = k AND id = i RETURNING "+columns+", d", q.Limit, s.d.timeText(until))
+			" UPDATE behest_records SET due = CASE WHEN not_after > ?::timestamptz"+
+			// Not by dividing an interval: that of a day is not 24 hours everywhere.
+			" THEN least(?::timestamptz, ?::timestamptz + ceil(extract(epoch FROM not_after - ?::timestamptz) * 1000000 / 2)::bigint * interval '1 microsecond')"+
+			" ELSE ?::timestamptz END, version = version + 1 FROM due WHERE kind = k AND id = i RETURNING "+columns+", d",
+			q.Limit, s.d.timeBound(q.DueBy), s.d.timeText(until), s.d.timeBound(q.DueBy), s.d.timeBound(q.DueBy), s.d.timeText(until))
 		var due stamp
 		if err := s.query(ctx, st, []any{&due}, func(r store.Record) { add(r, due.Time) }); err != nil {
 			return nil, s.fail(ctx, err, "claim of kind %q", q.Kind)
@@ -296,13 +300,17 @@ func (s session) Claim(ctx context.Context, q store.Query, until time.Time) ([]s
 		}
 		for i := range out {
 			r := &out[i]
+			end := until.UnixMicro()
+			if left := r.NotAfter.UnixMicro() - q.DueBy.UnixMicro(); !isNever(r.NotAfter) && left > 0 {
+				end = min(end, q.DueBy.UnixMicro()+(left+1)/2)
+			}
+			r.Version++
+			r.Due = time.UnixMicro(end).UTC()
 			_, err := s.x.ExecContext(ctx, "UPDATE behest_records SET due = ?, version = version + 1 WHERE kind = ? AND id = ?",
-				s.d.timeText(until), wordText(r.Kind), idText(r.ID))
+				s.d.timeText(r.Due), wordText(r.Kind), idText(r.ID))
 			if err != nil {
 				return nil, s.fail(ctx, err, "claim of kind %q", q.Kind)
 			}
-			r.Version++
-			r.Due = time.UnixMicro(until.UnixMicro()).UTC()
 		}
 	}
 	slices.SortFunc(out, func(a, b store.Record) int {

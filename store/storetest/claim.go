@@ -43,6 +43,27 @@ var claimRules = []rule{
 		n.sameIDs("lease over", n.claim(store.Query{Kind: "t", DueBy: until}, until.Add(time.Minute)), "a.1")
 		n.holds(store.Record{Kind: "t", ID: "a.1", Version: 3, Due: until.Add(time.Minute)})
 	}},
+	{"claim-half", "a lease takes at most half of the time from DueBy to NotAfter, to the microsecond above; where there is none, all that was asked for", func(n *nodes) {
+		const minute, us = time.Minute, time.Microsecond
+		for i, c := range []struct{ left, lease, want time.Duration }{ // from DueBy
+			{10*time.Second + us, minute, 5*time.Second + us}, {10*time.Second + 3*us, minute, 5*time.Second + 2*us}, {10*time.Second - us, minute, 5 * time.Second},
+			{2 * minute, minute, minute}, {2*minute - 2*us, minute, minute - us}, {4 * minute, minute, minute}, {us, minute, us}, {2 * us, minute, us}, {3 * us, minute, 2 * us},
+			{0, minute, minute}, {-minute, minute, minute}, {100 * time.Hour, 90 * time.Hour, 50 * time.Hour}, {1999*time.Second + 999_999*us, 1500 * time.Second, 1000 * time.Second},
+			{900 * 24 * time.Hour, 800 * 24 * time.Hour, 450 * 24 * time.Hour},
+		} {
+			r := store.Record{Kind: fmt.Sprint("t", string(rune('a'+i))), ID: "a.1", App: "app", Due: start.Add(-time.Hour), NotAfter: start.Add(c.left)}
+			n.done(store.Put(r))
+			got := n.claim(store.Query{Kind: r.Kind, DueBy: start}, start.Add(c.lease))
+			r.Version, r.Due = 2, start.Add(c.want)
+			n.holds(r)
+			for _, g := range got {
+				n.same(g, r)
+			}
+			n.sameIDs("first", got, "a.1")
+			n.sameIDs("leased", n.claim(store.Query{Kind: r.Kind, App: "app", DueBy: r.Due.Add(-us)}, start.Add(c.lease)))
+			n.sameIDs("over", n.claim(store.Query{Kind: r.Kind, App: "app", DueBy: r.Due}, start.AddDate(9, 0, 0)), "a.1")
+		}
+	}},
 	{"claim-fence", "a worker that comes back after its lease was given to another cannot write", func(n *nodes) {
 		n.done(store.Put(store.Record{Kind: "t", ID: "a.1", Due: start}))
 		first := n.claim(store.Query{Kind: "t", DueBy: start}, start.Add(time.Second))

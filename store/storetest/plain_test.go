@@ -511,6 +511,11 @@ func (p *plain) Claim(ctx context.Context, q store.Query, until time.Time) (out 
 			next.Version++
 		}
 		next.Due = p.in(store.Record{Due: until}).Due
+		if left := r.NotAfter.Sub(q.DueBy); !r.NotAfter.IsZero() && left > 0 && !p.has("a lease takes all the time") {
+			if half := q.DueBy.Add(((left + time.Microsecond) / 2).Truncate(time.Microsecond)); half.Before(next.Due) {
+				next.Due = half
+			}
+		}
 		if p.has("a claim returns the record as it was") {
 			out = append(out, p.out(r))
 		} else {

@@ -40,6 +40,7 @@ var faults = []struct{ fault, rule string }{
 	{"a claim returns the record as it was", "claim"},
 	{"a refusal says nothing of what is there", "outcome"},
 	{"a repeated call is answered as before", "lost-answer-told"},
+	{"a lease takes all the time", "claim-half"},
 	{"After does not reverse", "list-after"},
 	{"After is a place", "list-many"},
 	{"After is on the page again", "list-pages"},
