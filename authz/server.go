@@ -210,11 +210,12 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 }
 
 // Run delivers pushes, writes refusals to the ledger within a second, looks each second whether another server has
-// changed the configuration, and purges what is over (every minute, one of
-// all servers that share the store, at most 500 records at a time; how long what is kept is in package grant, under
-// Retention), until ctx is done. Then it breaks off deliveries that take longer than two seconds more, writes what is
-// left to write, for which it takes five seconds at most, and returns nil. Several servers that share a store may each
-// Run. Call it once for a Server. Long polls are requests, and end with theirs.
+// changed the configuration, and purges what is over, until ctx is done. Then it breaks off deliveries that take longer
+// than two seconds more, writes what is left to write, for which it takes five seconds at most, and returns nil. Several
+// servers that share a store may each Run. Call it once for a Server. Long polls are requests, and end with theirs.
+//
+// It purges every minute, one of all servers that share the store, at most 500 records at a time. How long what is
+// kept is in package grant, under Retention; tokens of client_credentials, which live ten minutes, go at their end.
 //
 // A store that is away ends nothing: each call gives up after ten seconds at most, is tried again until the store is
 // back, and the log hears of it when it begins, every ten seconds, and when it is over.
