@@ -2,9 +2,16 @@ package sqlstore_test
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/behest-go/behest/internal/crash"
@@ -72,17 +79,21 @@ func (s hopeful) Apply(ctx context.Context, now time.Time, ops []store.Op) (stor
 func TestCuts(t *testing.T) {
 	server := servers.StartPostgres(t)
 	proxy := servers.StartProxy(t, server.Addr())
-	cuts := func(stride int, breakIt func(store.Store) store.Store) (outage.Figures, error) {
+	cuts := func(mode string, stride int, breakIt func(store.Store) store.Store) (outage.Figures, error) {
 		schema := empty(t, server)
-		return outage.Cuts(t.Context(), named, proxy, breakIt(node(t, proxy.Addr(), schema)), node(t, server.Addr(), schema), stride)
+		through := newStore(t, openPostgres(t, servers.DSN(proxy.Addr())+mode, schema), sqlstore.PostgreSQL)
+		return outage.Cuts(t.Context(), named, proxy, breakIt(through), node(t, server.Addr(), schema), stride)
 	}
-	got, err := cuts(2, func(s store.Store) store.Store { return s })
-	require.NoError(t, err)
-	t.Log(got)
+	// The ways in which the driver can ask, the first of which is the default.
+	for mode, stride := range map[string]int{"": 2, "&default_query_exec_mode=exec": 10, "&default_query_exec_mode=simple_protocol": 10} {
+		got, err := cuts(mode, stride, func(s store.Store) store.Store { return s })
+		require.NoError(t, err, mode)
+		t.Log(got)
+	}
 	// Stores that do otherwise are found out.
-	_, err = cuts(20, func(s store.Store) store.Store { return again{s} })
+	_, err := cuts("", 20, func(s store.Store) store.Store { return again{s} })
 	require.ErrorContains(t, err, "carried out twice")
-	_, err = cuts(20, func(s store.Store) store.Store { return hopeful{s} })
+	_, err = cuts("", 20, func(s store.Store) store.Store { return hopeful{s} })
 	require.ErrorContains(t, err, "were taken for one")
 }
 
@@ -108,4 +119,70 @@ func TestOutage(t *testing.T) {
 			require.NoError(t, o.Back(t.Context(), harm.unsure))
 		})
 	}
+}
+
+// A forgetful driver loses answers, and calls the connection bad for it, as some do. For database/sql that means that the statement was not sent.
+type forgetful struct {
+	driver.Connector
+	now  atomic.Bool
+	sent atomic.Int64
+}
+
+func (d *forgetful) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := d.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return forgetfulConn{conn.(*stdlib.Conn), d}, nil
+}
+
+type forgetfulConn struct {
+	*stdlib.Conn
+	d *forgetful
+}
+
+func (c forgetfulConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	rows, err := c.Conn.QueryContext(ctx, query, args)
+	if err != nil || !c.d.now.Load() {
+		return rows, err
+	}
+	c.d.sent.Add(1)
+	for err == nil {
+		err = rows.Next(make([]driver.Value, len(rows.Columns())))
+	}
+	return nil, errors.Join(rows.Close(), c.Conn.Close(), driver.ErrBadConn)
+}
+
+// What database/sql would send again, since the driver says that nothing was sent, is not.
+func TestNothingIsSentAgain(t *testing.T) {
+	dsn := postgresDSN(t)
+	schema := newSchema(t, dsn)
+	direct := openPostgres(t, dsn, schema)
+	require.NoError(t, sqlstore.Migrate(t.Context(), direct, sqlstore.PostgreSQL))
+	config, err := pgx.ParseConfig(dsn)
+	require.NoError(t, err)
+	config.RuntimeParams["search_path"] = schema
+	d := &forgetful{Connector: stdlib.GetConnector(*config)}
+	db := sql.OpenDB(d)
+	defer db.Close()
+	s := newStore(t, db, sqlstore.PostgreSQL)
+	applied(t, s, store.Put(store.Record{Kind: "token", ID: "a.t", Left: 1000}))
+	d.now.Store(true)
+	const callers = 20
+	var errs [callers]error
+	var all sync.WaitGroup
+	for i := range callers { // one goes alone, and the others together
+		all.Go(func() { _, errs[i] = s.Apply(t.Context(), now, []store.Op{store.Spend("token", "a.t", 1, nil)}) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		require.ErrorContains(t, err, named+"apply 1 operations in aggregate \"a\"")
+		require.ErrorIs(t, err, driver.ErrBadConn)
+	}
+	require.Positive(t, d.sent.Load())
+	got, err := newStore(t, direct, sqlstore.PostgreSQL).Get(t.Context(), "token", "a.t")
+	require.NoError(t, err)
+	require.Equal(t, int64(1000-callers), got[0].Left, "each was carried out, and once")
+	d.now.Store(false)
+	require.Equal(t, int64(1000-callers-1), applied(t, s, store.Spend("token", "a.t", 1, nil)).Left)
 }

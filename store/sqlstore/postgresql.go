@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math"
@@ -92,9 +93,29 @@ const callApply = "SELECT behest_apply($1::timestamptz, $2::boolean, $3::bigint[
 
 // call is an Apply on PostgreSQL: one call of behest_apply.
 func (s session) call(ctx context.Context, c *call) (a answer, err error) {
+	x, release, err := s.once(ctx)
+	if err != nil {
+		return a, err
+	}
+	defer release()
 	// Scan returns when the server has ended the statement, which is after its commit.
-	err = s.x.QueryRowContext(ctx, callApply, c.at, c.isUse, c.numbers, c.words, c.content).Scan(&a)
+	err = x.QueryRowContext(ctx, callApply, c.at, c.isUse, c.numbers, c.words, c.content).Scan(&a)
 	return a, err
+}
+
+// once is where an Apply is sent, and sent once. Of a statement whose driver says that the connection is bad, database/sql
+// takes it that it was not sent, and sends it again on another; but a driver may say so when it was the answer that did not
+// arrive (pgx in its simple protocol, lib/pq). A use would be spent twice. On one connection nothing is sent again.
+func (s session) once(ctx context.Context) (x Execer, release func() error, err error) {
+	db, ok := s.x.(*sql.DB)
+	if !ok {
+		return s.x, func() error { return nil }, nil
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return conn, conn.Close, nil
 }
 
 // An answer is what behest_apply returns: the reason, the operation, the version there, what is left.

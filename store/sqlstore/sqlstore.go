@@ -10,6 +10,8 @@
 //  2. A refusal is an answer, not a failed statement: it leaves the caller's transaction (see [Tx]) as it was, and on PostgreSQL it
 //     writes nothing, not even a lock on a row.
 //  3. An error says which store and which call failed, wraps its cause, and means "may have happened" unless it wraps [store.ErrInvalid].
+//     An Apply is sent once: what database/sql would send again, because the driver calls the connection bad, is an error, and no use is
+//     spent twice.
 //  4. What cannot be a record is an error that names it: never a zero, never left out.
 //
 // What may be lost. PostgreSQL keeps what it has acknowledged with synchronous_commit at "on", its default, and fsync

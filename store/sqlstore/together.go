@@ -201,7 +201,12 @@ func (s session) calls(ctx context.Context, waiters []*waiter) (err error) {
 		bytes = hex.AppendEncode(append(bytes[:0], `\x`...), w.content)
 		content.add(string(bytes))
 	}
-	rows, err := s.x.QueryContext(ctx, callApplies, at.String(), isUse.String(), numbers.String(), words.String(), content.String())
+	x, release, err := s.once(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	rows, err := x.QueryContext(ctx, callApplies, at.String(), isUse.String(), numbers.String(), words.String(), content.String())
 	if err != nil {
 		return err
 	}
