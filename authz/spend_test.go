@@ -153,6 +153,7 @@ func TestSpendInHandlerForgotten(t *testing.T) {
 	late, stop := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer stop()
 	left, leave := context.WithCancel(t.Context())
+	defer leave()
 	for _, ctx := range []context.Context{left, late} {
 		rec := serve(g.spending(func(w http.ResponseWriter, r *http.Request, _ *authz.Delegation) {
 			w.Header().Set("Location", "/there")

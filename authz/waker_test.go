@@ -210,6 +210,24 @@ func TestWakerThatLoses(t *testing.T) {
 	}
 }
 
+// A trigger that comes while the server runs, and whose codes live shorter than those before, makes it look more often.
+func TestWakerKeepsPaceWithTriggers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		servers, h := hubbed(t, 2, &log, time.Minute)
+		require.NoError(t, servers[0].Change(t.Context(), authz.Change{Triggers: []grant.Trigger{
+			{App: "one", On: grant.Mention, In: "*", Allow: []string{"message.write"}, RedeemWithin: 2 * time.Second}}}))
+		time.Sleep(2 * time.Second) // the other node has looked, and its last slow look is over
+		h.lossy.Store(true)
+		answer := longPoll(t, servers[1], "one")
+		time.Sleep(10 * time.Millisecond)
+		began := time.Now()
+		push(t, servers[0], "one", "m1")
+		require.Contains(t, <-answer, `"id":`)
+		require.LessOrEqual(t, time.Since(began), 500*time.Millisecond)
+	})
+}
+
 // A Waker that fails is asked again and again, quietly; meanwhile every node looks as if there were none.
 func TestWakerThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
