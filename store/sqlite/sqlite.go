@@ -6,7 +6,7 @@
 //     time share it, each with an outcome of its own, exactly as if they had come one after the other.
 //  2. One writer. A write waits for those before it, and no longer than its context says; a write that has not begun by then does not begin.
 //     Readers never wait for it.
-//  3. Other processes may open the same file. They act as one store; their writers wait for each other.
+//  3. Other processes may open the same file. They act as one store; their writers take turns.
 //  4. An error says which file and what failed. A file that cannot be written to, is no database or was made by a later release is an error of Open.
 //
 // What may be lost: nothing that was acknowledged, by a crash of the process, the system or the power, as long as the
@@ -16,6 +16,10 @@
 // systems do not hold. When the disk is full, writes fail, those of one commit together, and the store works again when
 // there is room. SQLite has no checksums over its pages: what is out of shape in a damaged file is an error, a bit that is
 // wrong within a number or a text is not noticed.
+//
+// What it costs: a use by each of 64 callers at once, which is three checks, a spend and an entry in the ledger, has about two fifths of the rate of bare
+// updates of one row, 64 in a commit, through the same driver and settings (38 to 43 % measured, 5,900 beside 14,200 a second, on two busy cores); uses of one and the same
+// token have no less (BenchmarkUse). What it has more is pages of the log: each entry lies on a page of the index of its account, and costs as much there as the spend does.
 //
 // Format: the table behest_records of package sqlstore, in a file of mode 0600 with -wal (some 32 MB, up to about 64 while there is always somebody reading) and -shm beside it
 // while it is open. A List by Owner or App alone goes through all records of the kind; one with a Prefix does not.

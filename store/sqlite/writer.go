@@ -188,16 +188,20 @@ func (w *writer) setBusy(ctx context.Context, timeout time.Duration) {
 	_, _ = w.conn.ExecContext(ctx, fmt.Sprint("PRAGMA busy_timeout = ", timeout.Milliseconds()))
 }
 
-// write commits a group, or if one of it fails, each of the others by itself.
+// write commits a group, if need be at the second try, or if one of it fails, each of the others by itself.
 func (w *writer) write(group []*request) {
-	for _, r := range w.commit(group) {
-		w.commit([]*request{r})
+	group = w.commit(group, false)
+	if len(group) > 1 {
+		group = w.commit(group, false)
+	}
+	for _, r := range group {
+		w.commit([]*request{r}, true)
 	}
 }
 
 // commit runs a group in one transaction and answers. If a statement failed, nothing was kept, and it returns those
-// that are to be tried one by one.
-func (w *writer) commit(group []*request) (again []*request) {
+// that are to be tried again, unless this is the last try.
+func (w *writer) commit(group []*request, last bool) (again []*request) {
 	ctx := context.Background()
 	if err := w.begin(ctx); err != nil {
 		for _, r := range group {
@@ -213,11 +217,13 @@ func (w *writer) commit(group []*request) (again []*request) {
 	}
 	if err := w.carryOut(ctx, started); err != nil {
 		w.rollback(ctx)
-		if len(started) == 1 {
-			started[0].answer(err)
-			return nil
+		if !last {
+			return started
 		}
-		return started
+		for _, r := range started {
+			r.answer(err)
+		}
+		return nil
 	}
 	if _, err := w.tx.ExecContext(ctx, "COMMIT"); err != nil {
 		w.rollback(ctx)

@@ -63,7 +63,9 @@ func (s session) steps(ctx context.Context, now time.Time, ops []store.Op) (stor
 	if err != nil {
 		return store.Outcome{}, err
 	}
-	if err := NewGroup(s.x).run(ctx, []*Call{c}); err != nil {
+	g := NewGroup(s.x)
+	g.careful = true // the transaction is its caller's, who need not begin it again
+	if err := g.run(ctx, []*Call{c}); err != nil {
 		return store.Outcome{}, err
 	}
 	return c.Outcome, c.Err

@@ -19,10 +19,12 @@ type Call struct {
 	// Err says that a record is corrupt on which this call depends. Of this call nothing was written.
 	Err error
 
-	now  int64 // microseconds
-	ops  []step
-	on   []*entry // what each of ops is on, during Run
-	here [usual]step
+	now int64 // microseconds
+	ops []step
+	on  []*entry // what each of ops is on, during Run
+
+	roomForOps [usual]step
+	roomForOn  [usual]*entry
 }
 
 // usual is how many operations most calls have at most.
@@ -55,7 +57,7 @@ func NewCall(now time.Time, ops []store.Op) (*Call, error) {
 		return nil, err
 	}
 	c := &Call{now: now.UnixMicro()}
-	c.ops = c.here[:0]
+	c.ops, c.on = c.roomForOps[:0], c.roomForOn[:0]
 	for i := range ops {
 		op := &ops[i]
 		r := &op.Record
@@ -87,7 +89,10 @@ func ends(t time.Time) int64 {
 //	// BEGIN IMMEDIATE
 //	_, err := g.Start(ctx)
 //	err = g.Run(ctx, calls)
-//	// COMMIT; if anything has failed: ROLLBACK, and g.Forget()
+//	// COMMIT; if anything has failed: ROLLBACK, g.Forget(), and once more from the beginning
+//
+// Once more, since it takes for granted that a call whose last operation makes a new record (an entry in a ledger, whose ID is random) finds none, as long as no other operation is
+// on that: a statement fails where there is one, and then it looks.
 //
 // Between Start and the end, other writes on this connection are followed by Forget, too.
 type Group struct {
@@ -95,7 +100,10 @@ type Group struct {
 	known   map[key]*entry
 	version int64 // of the data, by which it is known whether others have written
 	unknown []*entry
+	guessed []*entry // taken for new
 	touched []*entry
+	careful bool  // guess nothing
+	args    []any // of statements, one after the other
 }
 
 // maxKnown bounds what a Group remembers.
@@ -108,6 +116,7 @@ func NewGroup(x Execer) *Group { return &Group{x: x, known: make(map[key]*entry)
 type entry struct {
 	key   key
 	row   int64 // its rowid in the table; 0: it is not there
+	guess bool  // that it is not there
 	was   int64 // its left_uses in the table
 	fault error
 
@@ -156,21 +165,31 @@ func (g *Group) fail(ctx context.Context, err error) error {
 func (g *Group) Run(ctx context.Context, calls []*Call) error {
 	if err := g.run(ctx, calls); err != nil {
 		g.Forget()
+		g.careful = true
 		return g.fail(ctx, err)
 	}
+	g.careful = false
 	return nil
 }
 
 func (g *Group) run(ctx context.Context, calls []*Call) error {
-	g.unknown, g.touched = g.unknown[:0], g.touched[:0]
+	g.unknown, g.guessed, g.touched = g.unknown[:0], g.guessed[:0], g.touched[:0]
 	for _, c := range calls {
 		c.on = c.on[:0]
 		for i := range c.ops {
-			k := c.ops[i].key
-			e := g.known[k]
-			if e == nil {
-				e = &entry{key: key{strings.Clone(k.kind), strings.Clone(k.id)}}
+			op := &c.ops[i]
+			e := g.known[op.key]
+			switch {
+			case e == nil:
+				e = &entry{key: key{strings.Clone(op.key.kind), strings.Clone(op.key.id)}}
 				g.known[e.key] = e
+				if e.guess = !g.careful && i > 0 && i == len(c.ops)-1 && op.verb == store.VerbPut && op.want == 0; e.guess {
+					g.guessed = append(g.guessed, e)
+				} else {
+					g.unknown = append(g.unknown, e)
+				}
+			case e.guess: // somebody else wants to know
+				e.guess = false
 				g.unknown = append(g.unknown, e)
 			}
 			c.on = append(c.on, e)
@@ -181,16 +200,20 @@ func (g *Group) run(ctx context.Context, calls []*Call) error {
 	}
 	for _, c := range calls {
 		g.carryOut(c)
-		c.on = nil
+		clear(c.on)
 	}
 	if err := g.write(ctx); err != nil {
 		return err
+	}
+	for _, e := range g.guessed {
+		delete(g.known, e.key)
 	}
 	for _, e := range g.unknown {
 		if e.fault != nil {
 			delete(g.known, e.key) // perhaps somebody repairs it
 		}
 	}
+	clear(g.args[:cap(g.args)]) // no content is kept
 	if len(g.known) > maxKnown {
 		g.Forget()
 	}
@@ -249,10 +272,11 @@ const updateRow = "UPDATE OR FAIL behest_records SET version = ?, owner = ?, app
 // look finds what is not known.
 func (g *Group) look(ctx context.Context) error {
 	return inBatches(g.unknown, func(part []*entry) error {
-		args := make([]any, 0, 2*len(part))
+		args := g.args[:0]
 		for _, e := range part {
 			args = append(args, e.key.kind, e.key.id)
 		}
+		g.args = args
 		rows, err := g.x.QueryContext(ctx, lookRows[len(part)], args...)
 		if err != nil {
 			return err
@@ -394,7 +418,7 @@ func (g *Group) write(ctx context.Context) error {
 		}
 	}
 	if err := inBatches(gone, func(part []*entry) error {
-		args := make([]any, 0, len(part))
+		args := g.args[:0]
 		for _, e := range part {
 			args = append(args, e.row)
 		}
@@ -412,7 +436,7 @@ func (g *Group) write(ctx context.Context) error {
 		}
 	}
 	if err := inBatches(counts, func(part []*entry) error {
-		args := make([]any, 0, 3*len(part))
+		args := g.args[:0]
 		for _, e := range part {
 			args = append(args, e.row, e.left, e.was)
 		}
@@ -428,11 +452,12 @@ func (g *Group) write(ctx context.Context) error {
 		return strings.Compare(a.key.id, b.key.id)
 	})
 	if err := inBatches(fresh, func(part []*entry) error {
-		args := make([]any, 0, 9*len(part))
+		args := g.args[:0]
 		for _, e := range part {
 			c := e.content
 			args = append(args, e.key.kind, e.key.id, e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data)
 		}
+		g.args = args
 		return g.exec(ctx, len(part), insertRows[len(part)], args)
 	}); err != nil {
 		return err
