@@ -227,7 +227,7 @@ func (s *Server) run() bool {
 	if err := cmd.Start(); err != nil {
 		s.tb.Fatal(err)
 	}
-	if s.guard, err = newGuard(cmd.Process.Pid, s.stop(cmd.Process.Pid), log); err != nil {
+	if s.guard, err = newGuard(cmd.Process.Pid, s.stop(cmd.Process.Pid), s.dir, log); err != nil {
 		_ = cmd.Process.Kill()
 		s.tb.Fatal(err)
 	}
@@ -307,17 +307,19 @@ func Eventually(ctx context.Context, end <-chan struct{}, so func() bool) bool {
 	}
 }
 
-// A guard runs a command when its input ends: when it is told to, or when the test's process has died of whatever.
+// A guard runs a command when it is told to, or when its input ends because the test's process has died of whatever: then
+// nobody else removes the folder.
 type guard struct {
 	pid  int // which is guarded
-	in   io.Closer
+	in   io.WriteCloser
 	wait func() error
 	once sync.Once
 	err  error
 }
 
-func newGuard(pid int, stop []string, log io.Writer) (*guard, error) {
-	cmd := exec.Command("sh", slices.Concat([]string{"-c", `trap '' INT TERM; cat >/dev/null; exec "$@"`, "sh"}, stop)...)
+func newGuard(pid int, stop []string, dir string, log io.Writer) (*guard, error) {
+	const script = `trap '' INT TERM; read -r told; dir=$1; shift; "$@"; code=$?; [ -n "$told" ] || rm -rf "$dir"; exit $code`
+	cmd := exec.Command("sh", slices.Concat([]string{"-c", script, "sh", dir}, stop)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -331,6 +333,9 @@ func newGuard(pid int, stop []string, log io.Writer) (*guard, error) {
 
 // spring runs the command now, once.
 func (g *guard) spring() error {
-	g.once.Do(func() { g.err = errors.Join(g.in.Close(), g.wait()) })
+	g.once.Do(func() {
+		_, err := io.WriteString(g.in, "now\n")
+		g.err = errors.Join(err, g.in.Close(), g.wait())
+	})
 	return g.err
 }

@@ -81,7 +81,8 @@ func TestOrphan(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self, "-test.run", "^TestOrphan$")
-	cmd.Env = append(os.Environ(), orphan+"=1")
+	temp := t.TempDir()
+	cmd.Env = append(os.Environ(), orphan+"=1", "TMPDIR="+temp)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -96,6 +97,10 @@ func TestOrphan(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	require.True(t, servers.Eventually(ctx, nil, func() bool { _, err := ask(addr, "PING"); return err != nil }), "it runs on")
+	require.True(t, servers.Eventually(ctx, nil, func() bool {
+		left, err := os.ReadDir(temp)
+		return err == nil && len(left) == 0
+	}), "its folder is left behind")
 }
 
 // echo answers each line with "you said" and the line, and keeps what it has heard.
