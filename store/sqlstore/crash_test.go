@@ -72,7 +72,7 @@ func (s effects) Apply(ctx context.Context, now time.Time, ops []store.Op) (stor
 }
 
 // survives kills processes again and again, and holds what they had said against what is there.
-func survives(t *testing.T, where string, db *sql.DB, d sqlstore.Dialect, settled func()) {
+func survives(t *testing.T, where string, db *sql.DB, d sqlstore.Dialect, kills int, settled func()) {
 	_, err := db.Exec("CREATE TABLE effects (id text PRIMARY KEY)")
 	require.NoError(t, err)
 	s := newStore(t, db, d)
@@ -87,7 +87,7 @@ func survives(t *testing.T, where string, db *sql.DB, d sqlstore.Dialect, settle
 		t.Logf("%d processes killed, %d writes acknowledged, %d done", rounds, len(said), len(done))
 		return done
 	}
-	used := slices.DeleteFunc(kill(crash.Spending(), "effects", 60), func(id string) bool { return !hasEffect(id) })
+	used := slices.DeleteFunc(kill(crash.Spending(), "effects", kills*3/10), func(id string) bool { return !hasEffect(id) })
 	rows, err := db.Query("SELECT id FROM effects")
 	require.NoError(t, err)
 	defer rows.Close()
@@ -100,7 +100,7 @@ func survives(t *testing.T, where string, db *sql.DB, d sqlstore.Dialect, settle
 	require.NoError(t, rows.Err())
 	require.NotEmpty(t, done)
 	require.ElementsMatch(t, used, done, "what was used and what was done for it")
-	kill(crash.Granting(), "plain", 140)
+	kill(crash.Granting(), "plain", kills*7/10)
 }
 
 func TestCrashPostgreSQL(t *testing.T) {
@@ -117,7 +117,7 @@ func TestCrashPostgreSQL(t *testing.T) {
 	} else {
 		dsn += fmt.Sprint(" search_path=", schema, " application_name=", schema)
 	}
-	survives(t, "pgx "+dsn, db, sqlstore.PostgreSQL, func() {
+	survives(t, "pgx "+dsn, db, sqlstore.PostgreSQL, 200, func() {
 		active(t, db, schema, "", 0) // the server still carries out what a killed client has sent
 	})
 }
@@ -126,5 +126,5 @@ func TestCrashSQLite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	db := openSQLite(t, path)
 	require.NoError(t, sqlstore.Migrate(t.Context(), db, sqlstore.SQLite))
-	survives(t, "sqlite "+sqliteName(path), db, sqlstore.SQLite, func() {})
+	survives(t, "sqlite "+sqliteName(path), db, sqlstore.SQLite, 50, func() {}) // package sqlite kills more
 }

@@ -43,7 +43,7 @@ func TestServerCrash(t *testing.T) {
 	server := servers.StartPostgres(t)
 	for name, job := range map[string]crash.Job{"spending": crash.Spending(), "granting": crash.Granting()} {
 		t.Run(name, func(t *testing.T) {
-			schema, rounds := empty(t, server), crash.Rounds(10)
+			schema, rounds := empty(t, server), crash.Rounds(8)
 			nodes := []store.Store{node(t, server.Addr(), schema), node(t, server.Addr(), schema)}
 			got, err := outage.Restarts(t.Context(), named, job, nodes, rounds, server.Kill, server.Start)
 			require.NoError(t, err)
@@ -85,7 +85,7 @@ func TestCuts(t *testing.T) {
 		return outage.Cuts(t.Context(), named, proxy, breakIt(through), node(t, server.Addr(), schema), stride)
 	}
 	// The ways in which the driver can ask, the first of which is the default.
-	for mode, stride := range map[string]int{"": 2, "&default_query_exec_mode=exec": 10, "&default_query_exec_mode=simple_protocol": 10} {
+	for mode, stride := range map[string]int{"": 3, "&default_query_exec_mode=exec": 20, "&default_query_exec_mode=simple_protocol": 20} {
 		got, err := cuts(mode, stride, func(s store.Store) store.Store { return s })
 		require.NoError(t, err, mode)
 		t.Log(got)
