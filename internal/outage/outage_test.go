@@ -164,9 +164,10 @@ func TestAwayRefuses(t *testing.T) {
 	require.ErrorContains(t, err, "outage: a protected handler: the answer is ")
 	require.ErrorContains(t, err, "outage: GET /oauth2/grants: the answer is 200")
 
-	_, o = prepared(t, func(*fake, int64, time.Time, []store.Op) (store.Outcome, error) {
+	f, o = prepared(t, func(*fake, int64, time.Time, []store.Op) (store.Outcome, error) {
 		return store.Outcome{Reason: store.Missing, Op: 3}, nil
 	})
+	f.down.Store(false) // but for its writes
 	err = o.Away(t.Context(), time.Second)
 	require.ErrorContains(t, err, "outage: use: an error that does not name the store and the call (fake: apply)")
 	require.ErrorContains(t, err, "outage: a protected handler: the answer is 401")
@@ -184,7 +185,7 @@ func TestAwayRefuses(t *testing.T) {
 	require.NoError(t, o.Away(t.Context(), time.Second))
 	f.down.Store(false)
 	f.apply = nil
-	require.ErrorContains(t, o.Back(t.Context(), false), "outage: afterwards, a token: 2 uses of 5")
+	require.ErrorContains(t, o.Back(t.Context(), false), "outage: afterwards, a token: 4 uses of 5")
 
 	// A store that forgot while it was away.
 	f, o = prepared(t, nil)

@@ -147,8 +147,9 @@ func TestOutage(t *testing.T) {
 				o, err := outage.Prepare(t.Context(), named, open(t, server.client(change, func(o *redis.Options) { o.Addr = proxy.Addr() }), fresh()))
 				require.NoError(t, err)
 				harm.away()
-				require.NoError(t, o.Away(t.Context(), harm.limit))
+				err = o.Away(t.Context(), harm.limit)
 				harm.back()
+				require.NoError(t, err)
 				require.NoError(t, o.Back(t.Context(), harm.unsure))
 			})
 		}

@@ -114,8 +114,9 @@ func TestOutage(t *testing.T) {
 			o, err := outage.Prepare(t.Context(), named, node(t, proxy.Addr(), empty(t, server)))
 			require.NoError(t, err)
 			harm.away()
-			require.NoError(t, o.Away(t.Context(), harm.limit))
+			err = o.Away(t.Context(), harm.limit)
 			harm.back()
+			require.NoError(t, err)
 			require.NoError(t, o.Back(t.Context(), harm.unsure))
 		})
 	}
