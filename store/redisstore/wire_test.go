@@ -32,6 +32,9 @@ func scripts(t *testing.T) map[string]string {
 	return names
 }
 
+// look does what a node does once a second, whatever is asked of it: it looks whether the configuration has changed.
+func look(t *testing.T, e *grant.Engine) { require.NoError(t, e.Look(background)) }
+
 // TestWire counts what an engine sends, as the server sees it. Each call is made by a node that has never seen the grant, with a client of its own.
 func TestWire(t *testing.T) {
 	server, names := quiet(t), scripts(t)
@@ -45,6 +48,7 @@ func TestWire(t *testing.T) {
 			Triggers: []grant.Trigger{{App: "bookbot", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Uses: 2}},
 		})
 		require.NoError(t, err)
+		look(t, e)
 		return e
 	}
 	event := func(id string) grant.Event {
