@@ -67,14 +67,15 @@ type look struct {
 	stored
 	at    int64  // microseconds by the engine's clock, before the store was asked
 	moved uint64 // what the store's counter said before
-	turn  uint64 // a look with a higher one began later
+	turn  uint64 // a look with a higher one began later; zero: nobody has looked yet
 	made  bool   // by a change of this node, after which there may have been another
 }
 
 // A watch is how an engine follows its configuration.
 type watch struct {
 	store store.Store // that of Config, also for engines of In: a transaction sees the past
-	// moved is for a store of this process alone, which knows of each change at once; nil: looks every now and then.
+	// moved is for a store of this process alone, which knows of each change at once, so that time does not matter; nil:
+	// looks every now and then.
 	moved   func() uint64
 	current atomic.Pointer[look]
 
@@ -94,10 +95,19 @@ type looking struct {
 // this is the first call, it looks again; without an answer there is nothing to go by, and nothing is let through.
 func (e *engine) settings(ctx context.Context, now time.Time) (*settings, error) {
 	l := e.watch.current.Load()
-	if uint64(now.UnixMicro()-l.at+ahead.Microseconds()) < uint64((fresh+ahead).Microseconds()) && !e.hasMoved(l) {
+	if e.watch.moved == nil && uint64(now.UnixMicro()-l.at+ahead.Microseconds()) < uint64((fresh+ahead).Microseconds()) ||
+		e.watch.moved != nil && l.turn > 0 && !e.hasMoved(l) {
 		return l.settings, nil
 	}
 	return e.lookAgain(ctx)
+}
+
+// settingsNow is for a call that needs no clock otherwise: with a store of this process alone, none is read.
+func (e *engine) settingsNow(ctx context.Context) (*settings, error) {
+	if e.watch.moved != nil {
+		return e.settings(ctx, time.Time{})
+	}
+	return e.settings(ctx, e.now())
 }
 
 func (e *engine) hasMoved(l *look) bool { return e.watch.moved != nil && e.watch.moved() != l.moved }

@@ -60,11 +60,11 @@
 // that it never is; otherwise the call looks first, once for all that wait. When the store does not answer, all that
 // needs to know the configuration fails, with an error that is no [Reason], and works again as soon as it answers.
 // So a change holds everywhere after 3 s, which is how long Change waits. With a store that is a store.Watcher (one
-// that lives in one process, as store.Memory does) every engine knows at once, and Change does not wait. A call that
-// is under way in Permit or in the store when Change returns may still end as it began.
+// that lives in one process, as store.Memory does) every engine knows at once: it reads no clock, and Change does not
+// wait. A call that is under way in Permit or in the store when Change returns may still end as it began.
 //
-// The head says what there is, so a look that finds nothing new reads one small record. Of the changes, the last 64 at
-// most are kept, and a snapshot of what was before. All of it is sealed with a key from Config.Key that never changes:
+// The head says what there is, so a look that finds nothing new reads one small record. Of the changes, about the last 64
+// are kept, and a snapshot of what was before. All of it is sealed with a key from Config.Key that never changes:
 // who reads the store learns no secret, and who writes there widens nothing, though whoever can set the whole store back
 // sets the configuration back with it.
 //

@@ -28,7 +28,7 @@ func (e *Engine) Emit(ctx context.Context, ev Event) ([]Grant, error) {
 	if ev.App == "" && ev.Operation.namesApp() {
 		return nil, invalid("a %s names an app", ev.Operation)
 	}
-	set, err := e.settings(ctx, e.now())
+	set, err := e.settingsNow(ctx)
 	if err != nil {
 		return nil, err
 	}
