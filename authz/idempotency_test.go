@@ -186,8 +186,10 @@ func TestIdempotencyKeyNotKept(t *testing.T) {
 			w.Header().Set("X-Long", strings.Repeat("x", 9<<10))
 			w.WriteHeader(201)
 		}, false},
-		"5xx":     {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "broken", 500) }, true},
-		"4xx":     {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no such text", 422) }, true},
+		"5xx": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "broken", 500) }, true},
+		"4xx": {func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no such text", http.StatusUnprocessableEntity)
+		}, true},
 		"nothing": {func(http.ResponseWriter, *http.Request) {}, true},
 		"flushed": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "one")
@@ -400,7 +402,7 @@ func TestIdempotencyKeySpendInHandler(t *testing.T) {
 	h := g.require42(&runs, func(w http.ResponseWriter, r *http.Request) {
 		d, _ := authz.FromContext(r.Context())
 		if fails { // nothing was spent
-			http.Error(w, "a conflict", 503)
+			http.Error(w, "a conflict", http.StatusServiceUnavailable)
 			return
 		}
 		if err := d.Spend(r.Context(), nil); err != nil {

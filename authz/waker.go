@@ -48,7 +48,7 @@ func listen(ctx context.Context, w Waker, to *wakeup, log *slog.Logger) {
 			return
 		}
 		if err == nil {
-			err = errors.New("Listen returned")
+			err = errors.New("it does not listen any more")
 		}
 		away.note(ctx, err)
 		select {

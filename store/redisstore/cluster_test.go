@@ -170,16 +170,14 @@ func move(nodes []*server, slot int, seen func() error) error {
 		if ids[i], err = clients[i].Do(background, "cluster", "myid").Text(); err != nil {
 			return err
 		}
-		slots, err := clients[i].ClusterSlots(background).Result()
+		shards, err := clients[0].ClusterShards(background).Result()
 		if err != nil {
 			return err
 		}
-		for _, r := range slots {
-			if i == 0 && r.Start <= slot && slot <= r.End {
-				for j, m := range nodes {
-					if r.Nodes[0].Addr == m.Addr() {
-						from = j
-					}
+		for _, shard := range shards {
+			for _, r := range shard.Slots {
+				if shard.Nodes[0].ID == ids[i] && r.Start <= int64(slot) && int64(slot) <= r.End {
+					from = i
 				}
 			}
 		}

@@ -70,11 +70,3 @@ func (s session) steps(ctx context.Context, now time.Time, ops []store.Op) (stor
 	}
 	return c.Outcome, c.Err
 }
-
-// blob is data as a value that is never NULL.
-func blob(data []byte) []byte {
-	if data == nil {
-		return []byte{}
-	}
-	return data
-}
