@@ -227,7 +227,7 @@ func (s *site) assemble(o options, kept *storage, log *slog.Logger) (err error) 
 	}
 	s.az, err = authz.New(authz.Config{
 		Issuer: s.issuer, Permit: s.permit, Apps: s.apps.list, Triggers: s.apps.triggers,
-		Store: kept.store, Key: kept.key, InsecureKeyInStore: kept.inside,
+		Store: kept.store, Waker: kept.waker, Key: kept.key, InsecureKeyInStore: kept.inside,
 		Observe: s.panel.observe, AllowWebhooksTo: loopbackHosts(s.apps.list), Now: o.now, Log: log,
 	})
 	return err

@@ -23,6 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
+	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/grant"
 	"github.com/behest-go/behest/store"
 	"github.com/behest-go/behest/store/redisstore"
@@ -36,6 +37,7 @@ const openTimeout = 10 * time.Second
 // A storage is what lasts, or does not: behest's records, the chat's own rows, and the key.
 type storage struct {
 	store  store.Store // nil: behest's own, which forgets
+	waker  authz.Waker // nil: the store, if it is one
 	rows   rows
 	key    grant.Secret // zero: made for this process, or kept in the store
 	inside bool         // the key is in the store
@@ -158,6 +160,14 @@ func (o *options) openPostgres(ctx context.Context, m *storage) error {
 	if m.store, err = sqlstore.New(db, sqlstore.PostgreSQL); err != nil {
 		return err
 	}
+	// What one process issues the others deliver at once.
+	m.waker = sqlstore.NewListener(db, func(ctx context.Context, conn any) (string, error) {
+		n, err := conn.(*stdlib.Conn).Conn().WaitForNotification(ctx)
+		if err != nil {
+			return "", err
+		}
+		return n.Payload, nil
+	})
 	if m.rows, err = openSQLRows(ctx, db, sqlstore.PostgreSQL); err != nil {
 		return err
 	}
