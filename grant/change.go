@@ -96,7 +96,7 @@ func (e *engine) change(ctx context.Context, by string, edit func(*Config) error
 	if len(sealed) > store.MaxData {
 		return nil, false, invalid("the change has %d bytes, at most %d: make it in parts", len(sealed), store.MaxData)
 	}
-	at := e.now()
+	at, began := e.now(), e.clock()
 	out, err := w.store.Apply(ctx, at, []store.Op{
 		store.Put(store.Record{Kind: kindConfig, ID: headID, Version: now.version, Data: sealedHead}),
 		store.Put(store.Record{Kind: kindConfig, ID: changeID(d.Number), Data: sealed}),
@@ -109,7 +109,7 @@ func (e *engine) change(ctx context.Context, by string, edit func(*Config) error
 	}
 	// Looks that began before the answer may not have seen it: this goes before theirs.
 	l = e.begin()
-	l.settings, l.at, l.moved, l.made = set, at.UnixMicro(), moved, true
+	l.settings, l.at, l.began, l.moved, l.made = set, at.UnixMicro(), began, moved, true
 	l.stored = stored{state: next, head: string(sealedHead), version: now.version + 1, snapshot: now.snapshot, chunks: now.chunks}
 	e.install(l)
 	return l, true, nil

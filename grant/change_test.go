@@ -862,6 +862,33 @@ func TestSlowLook(t *testing.T) {
 	})
 }
 
+// P5: an answer that comes when the lease is over is none, though the store cares for no deadline.
+func TestP5AnswerTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var late atomic.Bool
+		w := newWorld(t, func(c *grant.Config) { c.Now = nil })
+		there := w.config
+		there.Store = &lateAnswer{probe: w.store, late: func() {
+			if late.CompareAndSwap(true, false) {
+				time.Sleep(10 * time.Second)
+			}
+		}}
+		slow, err := grant.NewEngine(there)
+		require.NoError(t, err)
+		token := w.token("m1")
+		late.Store(true)
+		looked := make(chan error, 1)
+		go func() { looked <- slow.Look(ctx) }()
+		synctest.Wait() // it has its answer
+		w.change(change{suspendApps: []string{"bookbot"}})
+		_, err = slow.Use(ctx, token, write) // waits for the same answer
+		require.Error(t, err)
+		require.Error(t, <-looked)
+		_, err = slow.Use(ctx, token, write)
+		require.ErrorIs(t, err, grant.ErrRevoked)
+	})
+}
+
 // lateAnswer holds answers back that the store has given.
 type lateAnswer struct {
 	*probe

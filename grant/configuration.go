@@ -65,10 +65,11 @@ func (s *settings) gone(app, trigger string, issued int64) error {
 type look struct {
 	*settings
 	stored
-	at    int64  // microseconds by the engine's clock, before the store was asked
-	moved uint64 // what the store's counter said before
-	turn  uint64 // a look with a higher one began later; zero: nobody has looked yet
-	made  bool   // by a change of this node, after which there may have been another
+	at    int64     // microseconds by the engine's clock, before the store was asked
+	began time.Time // the same, by the monotonic clock as well, if it has one
+	moved uint64    // what the store's counter said before
+	turn  uint64    // a look with a higher one began later; zero: nobody has looked yet
+	made  bool      // by a change of this node, after which there may have been another
 }
 
 // A watch is how an engine follows its configuration.
@@ -95,8 +96,7 @@ type looking struct {
 // this is the first call, it looks again; without an answer there is nothing to go by, and nothing is let through.
 func (e *engine) settings(ctx context.Context, now time.Time) (*settings, error) {
 	l := e.watch.current.Load()
-	if e.watch.moved == nil && uint64(now.UnixMicro()-l.at+ahead.Microseconds()) < uint64((fresh+ahead).Microseconds()) ||
-		e.watch.moved != nil && l.turn > 0 && !e.hasMoved(l) {
+	if e.watch.moved == nil && e.recent(l, now) || e.watch.moved != nil && l.turn > 0 && !e.hasMoved(l) {
 		return l.settings, nil
 	}
 	return e.lookAgain(ctx)
@@ -108,6 +108,11 @@ func (e *engine) settingsNow(ctx context.Context) (*settings, error) {
 		return e.settings(ctx, time.Time{})
 	}
 	return e.settings(ctx, e.now())
+}
+
+// recent asks both clocks: the one can be put back, and the other stands still while the machine sleeps.
+func (e *engine) recent(l *look, now time.Time) bool {
+	return uint64(now.UnixMicro()-l.at+ahead.Microseconds()) < uint64((fresh+ahead).Microseconds()) && e.clock().Sub(l.began) < fresh
 }
 
 func (e *engine) hasMoved(l *look) bool { return e.watch.moved != nil && e.watch.moved() != l.moved }
@@ -191,6 +196,9 @@ func (e *engine) look(ctx context.Context) (*look, error) {
 			return nil, fmt.Errorf("grant: change %d of the configuration does not go with this node's Config: %v", l.state.Number, err)
 		}
 	}
+	if e.watch.moved == nil && !e.recent(l, e.now()) {
+		return nil, errors.New("grant: the configuration: the store's answer came too late")
+	}
 	e.install(l)
 	return l, nil
 }
@@ -205,7 +213,7 @@ func (e *engine) begin() *look {
 	if w.moved != nil {
 		l.moved = w.moved()
 	}
-	l.at = e.now().UnixMicro()
+	l.at, l.began = e.now().UnixMicro(), e.clock()
 	return l
 }
 

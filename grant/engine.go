@@ -84,6 +84,7 @@ type engine struct {
 	check        func([]App, []Trigger) error
 	observe      func(context.Context, Entry)
 	now          func() time.Time
+	clock        func() time.Time // what now is made of
 	keep         time.Duration
 	versions     versions
 	refusals     refusals
@@ -93,7 +94,7 @@ type engine struct {
 // NewEngine checks all of c and reports every fault at once; each wraps [ErrInvalid]. It does not touch the store: the
 // first call, or Look, asks it for what was changed.
 func NewEngine(c Config) (*Engine, error) {
-	e := &engine{catalog: c.Catalog, permit: strictly(c.Permit), observe: c.Observe, now: c.Now, keep: c.KeepLedger, check: c.Check}
+	e := &engine{catalog: c.Catalog, permit: strictly(c.Permit), observe: c.Observe, clock: c.Now, keep: c.KeepLedger, check: c.Check}
 	var faults []error
 	if c.Store == nil {
 		faults = append(faults, invalid("Store is required"))
@@ -104,12 +105,11 @@ func NewEngine(c Config) (*Engine, error) {
 	if e.catalog == nil {
 		e.catalog = scope.BuiltIn()
 	}
-	if e.now == nil {
-		e.now = time.Now
+	if e.clock == nil {
+		e.clock = time.Now
 	}
 	// Times are as the store keeps them, so that what is returned at first is what is found later.
-	clock := e.now
-	e.now = func() time.Time { return micros(clock().UnixMicro()) }
+	e.now = func() time.Time { return micros(e.clock().UnixMicro()) }
 	if e.keep == 0 {
 		e.keep = 90 * 24 * time.Hour
 	}
