@@ -50,7 +50,7 @@
 //	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
 //	ledger      A.<time><random>       JSON, with the account as Owner and the App
 //	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
-//	configuration  config.head, config.c<number>, config.s<number>-<part>   the changes and their snapshot, sealed
+//	config      config.head, config.c<number>, config.s<number>-<part>   sealed: the changes and their snapshot
 //
 // # Configuration
 //
@@ -65,8 +65,8 @@
 //
 // The head says what there is, so a look that finds nothing new reads one small record. Of the changes, about the last 64
 // are kept, and a snapshot of what was before. All of it is sealed with a key from Config.Key that never changes:
-// who reads the store learns no secret, and who writes there widens nothing, though whoever can set the whole store back
-// sets the configuration back with it.
+// who reads the store learns no secret, and who writes there widens nothing beyond what once was: to put older records
+// back, or to remove these, sets the configuration back, be it by a backup or by an enemy.
 //
 // # Retention
 //
