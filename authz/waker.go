@@ -34,13 +34,24 @@ const (
 // listen listens until ctx is done.
 func listen(ctx context.Context, w Waker, to *wakeup, log *slog.Logger) {
 	away := &outage{what: "waker", log: log}
+	var wg sync.WaitGroup
 	for pause := listenAgain; ; pause = min(2*pause, listenSeldom) {
+		lasts, over := context.WithCancel(ctx)
 		err := w.Listen(ctx, func(app string) {
 			if to.listen(true) {
-				away.note(ctx, nil)
+				// It is well when it has been for a while: this is asked once, not again and again.
+				wg.Go(func() {
+					select {
+					case <-lasts.Done():
+					case <-time.After(outageGap):
+						away.note(ctx, nil)
+					}
+				})
 			}
 			to.wake(app)
 		})
+		over()
+		wg.Wait()
 		if to.listen(false) {
 			pause = listenAgain
 		}

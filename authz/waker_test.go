@@ -259,6 +259,30 @@ func TestWakerThatFails(t *testing.T) {
 	})
 }
 
+// A connection that was cut, and is there again after the first pause, is said to be well again, and the next cut is a
+// new one.
+func TestWakerThatIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		_, h := hubbed(t, 2, &log, time.Minute)
+		for range 2 {
+			h.setAway(true)
+			h.setAway(false)
+			time.Sleep(time.Hour)
+		}
+		require.Equal(t, 2, strings.Count(log.String(), "msg=waker err="), log.String())
+		require.Equal(t, 2, strings.Count(log.String(), `msg="waker: well again" faults=1 after=1.25s`), log.String())
+		// What comes and goes all the time fills no log.
+		before := strings.Count(log.String(), "\n")
+		for range 100 {
+			h.setAway(true)
+			h.setAway(false)
+			time.Sleep(500 * time.Millisecond)
+		}
+		require.LessOrEqual(t, strings.Count(log.String(), "\n")-before, 6)
+	})
+}
+
 // What is put off is tried when it is due, though nobody looks every 250 ms.
 func TestWakerAndWhatIsPutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
