@@ -25,8 +25,8 @@ type Change struct {
 	Apps     []App
 	Triggers []grant.Trigger
 	// RemoveApps ends apps for good, with their triggers: their tokens and codes are revoked, their deliveries end, and
-	// they can authenticate no longer. RemoveTriggers keeps triggers from firing; what they have granted lives on. An
-	// ID that is not there is no fault: who got no answer asks again.
+	// they can authenticate no longer. RemoveTriggers keeps triggers from firing; what they have granted lives on, or
+	// stays suspended if they were before. An ID that is not there is no fault: who got no answer asks again.
 	RemoveApps     []string
 	RemoveTriggers []string
 	// SuspendApps and SuspendTriggers do the same, and more: what triggers have granted is refused as well. All of it
@@ -126,13 +126,13 @@ func (c *Change) edit(conf *grant.Config) error {
 		set[t.ID] = true
 	}
 	for _, of := range []struct {
-		what            string
-		suspend, resume []string
-		there           map[string]int
-		suspended       func(i int, to bool)
+		what                    string
+		suspend, resume, remove []string
+		there                   map[string]int
+		suspended               func(i int, to bool)
 	}{
-		{"app", c.SuspendApps, c.ResumeApps, apps, func(i int, to bool) { conf.Apps[i].Suspended = to }},
-		{"trigger", c.SuspendTriggers, c.ResumeTriggers, triggers, func(i int, to bool) { conf.Triggers[i].Suspended = to }},
+		{"app", c.SuspendApps, c.ResumeApps, c.RemoveApps, apps, func(i int, to bool) { conf.Apps[i].Suspended = to }},
+		{"trigger", c.SuspendTriggers, c.ResumeTriggers, c.RemoveTriggers, triggers, func(i int, to bool) { conf.Triggers[i].Suspended = to }},
 	} {
 		for to, list := range map[bool][]string{true: of.suspend, false: of.resume} {
 			for _, id := range list {
@@ -146,6 +146,11 @@ func (c *Change) edit(conf *grant.Config) error {
 		for _, id := range of.suspend {
 			if slices.Contains(of.resume, id) {
 				fault("%s %.80q is to be suspended and resumed", of.what, id)
+			}
+		}
+		for _, id := range of.remove { // what becomes of what a trigger has granted is decided before it goes
+			if slices.Contains(of.suspend, id) || slices.Contains(of.resume, id) {
+				fault("%s %.80q is to be removed, and suspended or resumed: make two changes", of.what, id)
 			}
 		}
 	}

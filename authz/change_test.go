@@ -211,13 +211,14 @@ func TestChangeInvalid(t *testing.T) {
 		Triggers: []grant.Trigger{{ID: "new", App: "new", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Deliver: grant.Push},
 			{ID: "", App: "none", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}}},
 		RemoveApps: []string{"both"}, SuspendApps: []string{"nobody"}, ResumeTriggers: []string{"nothing", "book"}, SuspendTriggers: []string{"book"},
+		RemoveTriggers: []string{"book"},
 	})
 	require.ErrorIs(t, err, grant.ErrInvalid)
 	for _, text := range []string{
 		`app "new": Secret has 0 bytes`, `app "short": Secret has 7 bytes`, `app "zero": Secret is not text`, `app "inside": Webhook:`, `app "inside": WebhookSecret:`,
 		`RedirectURIs: "http://uri.example/"`, `RedirectURIs: "https://uri.example/?code=1"`, `trigger "link": deliver: the app "bookbot" has no redirect URI`,
 		`trigger "new": deliver: the app "new" has no webhook`, `no app has the ID "none"`, `app "both" is to be there and to be removed`, `there is no app "nobody" to suspend`, `there is no trigger "nothing" to suspend or resume`,
-		`trigger "book" is to be suspended and resumed`,
+		`trigger "book" is to be suspended and resumed`, `trigger "book" is to be removed, and suspended or resumed`,
 	} {
 		require.ErrorContains(t, err, text)
 	}
