@@ -340,6 +340,67 @@ func TestIdempotencyKeyLater(t *testing.T) {
 	require.Empty(t, g.log.String())
 }
 
+// P5: what was recorded for an app is not told while it, or the trigger, is suspended, nor after it was removed, though
+// it is there again; nor is anything spent that was checked before.
+func TestIdempotencyKeyChanged(t *testing.T) {
+	for name, options := range map[string][]authz.Option{"before": nil, "in the handler": {authz.SpendInHandler}} {
+		t.Run(name, func(t *testing.T) {
+			var conf authz.Config
+			g := newGuarded(t, group42, func(c *authz.Config) {
+				c.Store = store.NewMemory() // which needs nobody to wait for a change
+				conf = *c
+			})
+			change := func(c authz.Change) { require.NoError(t, g.Change(t.Context(), c)) }
+			trigger := []string{"bookbot:mention:*"} // the ID that it has by itself
+			runs, meanwhile := 0, func() {}
+			h := g.require42(&runs, func(w http.ResponseWriter, r *http.Request) {
+				if d, _ := authz.FromContext(r.Context()); !d.Spent() {
+					meanwhile()
+					if err := d.Spend(r.Context(), nil); err != nil {
+						authz.Refuse(w, r, err)
+						return
+					}
+				}
+				echo(w, r)
+			}, options...)
+			call := func(key string) *httptest.ResponseRecorder { return serve(h, g.keyed(key, "/", "x")) }
+			require.Equal(t, 201, call("k").Code)
+			for _, c := range [][2]authz.Change{
+				{{SuspendApps: []string{"bookbot"}}, {ResumeApps: []string{"bookbot"}}},
+				{{SuspendTriggers: trigger}, {ResumeTriggers: trigger}},
+				{{SuspendTriggers: trigger}, {Triggers: conf.Triggers}},
+			} {
+				change(c[0])
+				if c[1].Triggers != nil {
+					change(authz.Change{RemoveTriggers: trigger})
+				}
+				require.Equal(t, "revoked", reasonOf(t, call("k")))
+				require.Equal(t, "revoked", reasonOf(t, call("new")))
+				change(c[1])
+				require.Equal(t, "true", call("k").Header().Get("Idempotency-Replayed"))
+			}
+			left := g.left(g.token)
+			if options != nil {
+				meanwhile = func() { change(authz.Change{SuspendApps: []string{"bookbot"}}) }
+				require.Equal(t, "revoked", reasonOf(t, call("another")))
+				meanwhile = func() {}
+				change(authz.Change{ResumeApps: []string{"bookbot"}})
+				require.Equal(t, left, g.left(g.token))
+				require.Equal(t, 201, call("another").Code, "nothing is remembered of a call that was not carried out")
+			}
+			change(authz.Change{RemoveApps: []string{"bookbot"}})
+			require.Equal(t, "revoked", reasonOf(t, call("k")))
+			change(authz.Change{Apps: conf.Apps, Triggers: conf.Triggers})
+			before := runs
+			require.Equal(t, "revoked", reasonOf(t, call("k")))
+			require.Equal(t, "revoked", reasonOf(t, call("new")))
+			require.Equal(t, before, runs)
+			g.token = g.in(group42)
+			require.Empty(t, call("k").Header().Get("Idempotency-Replayed"))
+		})
+	}
+}
+
 // A store that fails in between leaves no way to run twice.
 func TestIdempotencyKeyStoreFails(t *testing.T) {
 	g := newGuarded(t, group42)

@@ -141,10 +141,19 @@ func TestSpendRefuses(t *testing.T) {
 		}, grant.ErrUsedUp},
 		{"revoked since", nil, func(w *world, _ string) { require.NoError(t, w.RevokeAccount(ctx, "zhang-san")) }, grant.ErrRevoked},
 		{"the app revoked since", nil, func(w *world, _ string) { require.NoError(t, w.RevokeApp(ctx, "zhang-san", "bookbot", group)) }, grant.ErrRevoked},
+		{"the app suspended since", nil, func(w *world, _ string) { w.change(change{suspendApps: []string{"bookbot"}}) }, grant.ErrRevoked},
+		{"the trigger suspended since", nil, func(w *world, _ string) { w.change(change{suspend: []string{"mention"}}) }, grant.ErrRevoked},
+		{"the app removed since, and added again", nil, func(w *world, _ string) {
+			w.change(change{removeApps: []string{"bookbot"}})
+			w.change(change{put: []grant.App{bookbot()}, set: []grant.Trigger{onMention()}})
+		}, grant.ErrRevoked},
+		{"the app registered for less since", nil, func(w *world, _ string) {
+			w.change(change{put: []grant.App{{ID: "bookbot"}}, remove: []string{"mention"}})
+		}, grant.ErrDenied},
 		{"rights lost since", nil, func(w *world, _ string) { w.setPermit(allow()) }, grant.ErrDenied},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, nil)
+			w := alone(t, nil)
 			token := w.token("m1")
 			asked := token
 			if tc.name == "forged" {
