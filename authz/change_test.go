@@ -113,7 +113,8 @@ func TestChangeAddsApp(t *testing.T) {
 	edited := authz.App{ID: "dj", Name: "Disc Jockey", Actions: []string{"message.write"}, Webhook: hook.URL + "/new",
 		RedirectURIs: []string{"https://dj.example/opened"}, RealNames: true, Introspect: true} // without the secret
 	last.change(authz.Change{Apps: []authz.App{edited}})
-	w.clock.Advance(5 * time.Second)
+	// Again and again: when the answer has come back, and the next try is put off, nobody tells.
+	require.Eventually(t, func() bool { w.clock.Advance(500 * time.Millisecond); return len(pushed) > 0 }, 10*time.Second, 20*time.Millisecond)
 	g := <-pushed
 	require.Equal(t, i.ID, g.ID)
 	require.Equal(t, "zhang-san", g.Event.Account)
