@@ -34,8 +34,8 @@ import (
 // edit a trigger touches nothing that it has granted, which lives on, or stays suspended if it was.
 //
 // What the store says goes before Config from then on, for each app and trigger that a change has edited, also when the
-// process starts again with another Config: an app that was removed stays so until a change adds it. One that was only
-// suspended is still Config's. Nodes may have different Configs, if the changes go with each: a node whose Config they
+// process starts again with another Config: an app that was removed stays so until a change adds it (one that was not
+// in this node's Config for nine days at least). One that was only suspended is still Config's. Nodes may have different Configs, if the changes go with each: a node whose Config they
 // do not go with lets nothing through.
 func (e *Engine) Change(ctx context.Context, by string, edit func(*Config) error) (uint64, error) {
 	for range maxTurns {

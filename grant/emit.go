@@ -364,7 +364,7 @@ func (e *Engine) remembered(ctx context.Context, g *Grant, at placeNames) (memor
 // grant ([ErrUnknown]). Allowed, the grant gets its code and its clocks start now; Permit is asked as at issue, and
 // narrows it or says no ([ErrDenied]; the grant waits on). The answer to a trigger with Consent Once is remembered
 // for 90 days, a "no" as well as a "yes", until the account revokes. A grant that no longer waits is [ErrInvalid],
-// one that waited longer than a day [ErrExpired].
+// one that waited longer than a day [ErrExpired], one that was revoked, or whose app or trigger is suspended, [ErrRevoked].
 func (e *Engine) Decide(ctx context.Context, account, grant string, allow bool) (*Grant, error) {
 	now := e.now()
 	aggregate := e.aggregate(account)
