@@ -157,7 +157,7 @@ func (s *Store) send(c *company) {
 	again := len(c.waiters) > 1 && rolledBack(err)
 	for _, w := range c.waiters {
 		if w.err = err; again {
-			w.answer, w.err = in.call(c.ctx, &w.call) // what is wrong with one is no matter of the others
+			w.answer, w.err = in.call(w.ctx, &w.call) // what is wrong with one is no matter of the others, and who leaves, leaves alone
 		}
 		close(w.done)
 	}

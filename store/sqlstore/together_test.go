@@ -311,6 +311,46 @@ func TestTogetherWithOneThatFails(t *testing.T) {
 	require.Len(t, entries, 19)
 }
 
+// Those who are sent once more by themselves, since one of them failed, leave by themselves: nothing goes on for somebody who has left when others have their answers.
+func TestTogetherLeaveOneByOne(t *testing.T) {
+	c := newCrowd(t, 100)
+	for _, statement := range []string{
+		`CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+			IF NEW.app = ''no'' THEN RAISE EXCEPTION ''no''; ELSIF NEW.app = ''slow'' THEN LOCK TABLE slow IN ACCESS EXCLUSIVE MODE; END IF; RETURN NEW; END'`,
+		"CREATE TRIGGER odd BEFORE INSERT ON behest_records FOR EACH ROW EXECUTE FUNCTION odd()",
+		"CREATE TABLE slow ()",
+	} {
+		_, err := c.admin.Exec(statement)
+		require.NoError(t, err)
+	}
+	slow := begin(t, c.admin)
+	_, err := slow.Exec("LOCK TABLE slow IN ACCESS EXCLUSIVE MODE")
+	require.NoError(t, err)
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	var o [3]*outcomes
+	for i, app := range []string{"fine", "no", "slow"} { // in this order
+		o[i] = c.all(1, func(int) (store.Outcome, error) {
+			ops := use("a", int64(i))
+			ops[4].Record.App = app
+			return c.s.Apply(ctx, now, ops)
+		})
+		c.gathered(i + 1)
+	}
+	c.free()
+	o[0].Wait()
+	require.NoError(t, o[0].err[0])
+	o[1].Wait()
+	require.ErrorContains(t, o[1].err[0], "no")
+	waiting(t, c.admin, c.name, 1)
+	leave()
+	o[2].Wait()
+	require.ErrorIs(t, o[2].err[0], context.Canceled)
+	left, entries := c.over()
+	require.Equal(t, int64(99), left)
+	require.Len(t, entries, 1)
+}
+
 // deafConn is a connection on which nothing is heard any more once the answer to a certain query is due.
 type deafConn struct {
 	net.Conn
