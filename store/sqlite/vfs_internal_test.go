@@ -18,6 +18,15 @@ type disk struct {
 	sync  atomic.Bool // each sync fails
 	full  atomic.Bool // each write fails for lack of room
 	syncs atomic.Int64
+	// fuse, if above zero, is burnt by each read, write and sync; the one at which it comes to zero fails, and that one alone.
+	fuse atomic.Int64
+}
+
+func (d *disk) burnt() bool {
+	if d.fuse.Load() <= 0 {
+		return false
+	}
+	return d.fuse.Add(-1) == 0
 }
 
 var disks atomic.Int64
@@ -52,21 +61,30 @@ func newDisk(t *testing.T) *disk {
 		defer mu.Unlock()
 		if tables[f.FpMethods] == 0 {
 			methods := at[sqlite3.Tsqlite3_io_methods](f.FpMethods)
-			syncFile, write := funcAt[syncFunc](methods.FxSync), funcAt[writeFunc](methods.FxWrite)
+			syncFile, write, read := funcAt[syncFunc](methods.FxSync), funcAt[writeFunc](methods.FxWrite), funcAt[writeFunc](methods.FxRead)
 			table := libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(*methods)))
 			*at[sqlite3.Tsqlite3_io_methods](table) = *methods
 			at[sqlite3.Tsqlite3_io_methods](table).FxSync = addressOf(syncFunc(func(tls *libc.TLS, file uintptr, flags int32) int32 {
 				d.syncs.Add(1)
-				if d.sync.Load() {
+				if d.sync.Load() || d.burnt() {
 					return sqlite3.SQLITE_IOERR_FSYNC
 				}
 				return syncFile(tls, file, flags)
 			}))
 			at[sqlite3.Tsqlite3_io_methods](table).FxWrite = addressOf(writeFunc(func(tls *libc.TLS, file, from uintptr, n int32, offset int64) int32 {
-				if d.full.Load() {
+				switch {
+				case d.full.Load():
 					return sqlite3.SQLITE_FULL
+				case d.burnt():
+					return sqlite3.SQLITE_IOERR_WRITE
 				}
 				return write(tls, file, from, n, offset)
+			}))
+			at[sqlite3.Tsqlite3_io_methods](table).FxRead = addressOf(writeFunc(func(tls *libc.TLS, file, to uintptr, n int32, offset int64) int32 {
+				if d.burnt() {
+					return sqlite3.SQLITE_IOERR_READ
+				}
+				return read(tls, file, to, n, offset)
 			}))
 			tables[f.FpMethods] = table
 		}

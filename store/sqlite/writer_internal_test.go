@@ -186,6 +186,86 @@ func TestWritesFail(t *testing.T) {
 	}
 }
 
+// Whichever single access to the disk fails, from the first one of a connection on: each write was done, all of it, or it was not, none of it, and who was told
+// so can rely on it.
+func TestAnyAccessFails(t *testing.T) {
+	d := newDisk(t)
+	step := int64(1)
+	if testing.Short() {
+		step = 9
+	}
+	failed := 0
+	for n := int64(1); ; n += step {
+		w := idle(t, "vfs="+d.name, "_pragma=cache_spill(4)")
+		first, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.1", Left: 100}), store.Put(store.Record{Kind: "due", ID: "a.d", Due: noon}))
+		w.write([]*request{first})
+		require.NoError(t, <-first.done)
+		w.reconnect(t.Context())
+		var group []*request
+		var outs []*store.Outcome
+		for i := range 12 {
+			r, out := applies(t, store.Check("t", "a.2", 0), store.Spend("t", "a.1", 1, nil),
+				store.Put(store.Record{Kind: "l", ID: fmt.Sprint("a.l", i), App: "app", NotAfter: noon, Data: make([]byte, 300*i)}),
+				store.Put(store.Record{Kind: "m", ID: fmt.Sprint("a.m", i)}))
+			group, outs = append(group, r), append(outs, out)
+		}
+		var claimed []store.Record
+		claim := &request{done: make(chan error, 1), run: func(tx store.Store) (err error) {
+			claimed, err = tx.Claim(context.Background(), store.Query{Kind: "due", DueBy: noon}, noon.Add(time.Hour))
+			return err
+		}}
+		group = append(group[:6:6], append([]*request{claim}, group[6:]...)...)
+		d.fuse.Store(n)
+		w.write(group)
+		over := d.fuse.Load() > 0
+		d.fuse.Store(0)
+		// Another connection sees whole calls only: as many spent as there are entries of both kinds.
+		db, err := database(w.s.path, "rw", "_query_only=1")
+		require.NoError(t, err)
+		look := func(kind string) []store.Record {
+			got, err := sqlstore.Tx(db, sqlstore.SQLite).List(t.Context(), store.Query{Kind: kind, Limit: store.MaxPage})
+			require.NoError(t, err)
+			return got
+		}
+		token, entries := look("t"), make(map[string]bool)
+		for _, r := range look("l") {
+			entries[r.ID] = true
+		}
+		require.Equal(t, int64(100-len(entries)), token[0].Left, "access %d", n)
+		require.Len(t, look("m"), len(entries), "access %d", n)
+		errs := 0
+		for i, r := range append(group[:6:6], group[7:]...) {
+			if err := <-r.done; err != nil {
+				errs++
+				continue
+			}
+			require.True(t, outs[i].Applied())
+			require.True(t, entries[fmt.Sprint("a.l", i)], "access %d: what was acknowledged is lost", n)
+		}
+		if err := <-claim.done; err == nil {
+			require.Len(t, claimed, 1)
+			require.Equal(t, uint64(2), look("due")[0].Version)
+		}
+		// The next one finds what is there.
+		next, out := applies(t, store.Spend("t", "a.1", 1, nil))
+		w.write([]*request{next})
+		require.NoError(t, <-next.done)
+		require.Equal(t, token[0].Left-1, out.Left, "access %d", n)
+		require.Equal(t, out.Left, leftAsOthersSee(t, w))
+		require.NoError(t, db.Close())
+		require.NoError(t, w.conn.Close())
+		require.NoError(t, w.s.write.Close())
+		if over { // than there are accesses
+			require.Zero(t, errs)
+			break
+		}
+		if errs > 0 {
+			failed++
+		}
+	}
+	require.Greater(t, failed, 40/int(step), "hardly anything failed")
+}
+
 // A log that has become long is moved into the file. A reader who stays is waited for, but not for long, and not again at once.
 func TestLogIsShortened(t *testing.T) {
 	w := idle(t)
