@@ -188,15 +188,19 @@ func (w *writer) setBusy(ctx context.Context, timeout time.Duration) {
 	_, _ = w.conn.ExecContext(ctx, fmt.Sprint("PRAGMA busy_timeout = ", timeout.Milliseconds()))
 }
 
-// write commits a group, if need be at the second try, or if one of it fails, each of the others by itself.
+// write commits a group, or if one of it fails, each of the others by itself.
 func (w *writer) write(group []*request) {
-	group = w.commit(group, false)
-	if len(group) > 1 {
-		group = w.commit(group, false)
+	for _, r := range w.twice(group, len(group) == 1) {
+		w.twice([]*request{r}, true)
 	}
-	for _, r := range group {
-		w.commit([]*request{r}, true)
+}
+
+// twice is commit, if need be at the second try: what the first took for granted may not be so.
+func (w *writer) twice(group []*request, last bool) (again []*request) {
+	if group = w.commit(group, false); len(group) > 0 {
+		group = w.commit(group, last)
 	}
+	return group
 }
 
 // commit runs a group in one transaction and answers. If a statement failed, nothing was kept, and it returns those

@@ -99,6 +99,24 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, <-again.done)
 }
 
+// What is wrong with one call of a group leaves the others as they were: also one whose new record is there already, which is a refusal and no error.
+func TestRefusalBesideAFailure(t *testing.T) {
+	w := idle(t)
+	_, err := w.conn.ExecContext(t.Context(), "CREATE TRIGGER no BEFORE INSERT ON behest_records WHEN NEW.app = 'no' BEGIN SELECT raise(ABORT, 'not here'); END")
+	require.NoError(t, err)
+	first, _ := applies(t, store.Put(store.Record{Kind: "l", ID: "a.1"}))
+	w.write([]*request{first})
+	require.NoError(t, <-first.done)
+	bad, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.bad", App: "no"}))
+	fine, _ := applies(t, store.Put(store.Record{Kind: "t", ID: "a.fine"}))
+	refused, out := applies(t, store.Check("t", "a.2", 0), store.Put(store.Record{Kind: "l", ID: "a.1"}))
+	w.write([]*request{bad, fine, refused})
+	require.ErrorContains(t, <-bad.done, "not here")
+	require.NoError(t, <-fine.done)
+	require.NoError(t, <-refused.done)
+	require.Equal(t, store.Outcome{Reason: store.Conflict, Op: 1, Version: 1}, *out)
+}
+
 // A connection that is lost is replaced.
 func TestConnectionIsReplaced(t *testing.T) {
 	w := idle(t)
