@@ -123,6 +123,115 @@ func TestUseHoldsWhatItChecked(t *testing.T) {
 	require.Len(t, got, 1)
 }
 
+// A use that meets a claim or a purge of what it spends or checks waits for how that ends, and is decided by that: also where it has looked before.
+func TestUseMeetsClaimAndPurge(t *testing.T) {
+	dsn := postgresDSN(t)
+	schema := newSchema(t, dsn)
+	db := openPostgres(t, dsn, schema)
+	require.NoError(t, sqlstore.Migrate(t.Context(), db, sqlstore.PostgreSQL))
+	s, users := newStore(t, db, sqlstore.PostgreSQL), newStore(t, openPostgres(t, dsn, schema, schema), sqlstore.PostgreSQL)
+	soon := now.Add(time.Minute)
+	claim := func(x store.Store, kind string) error {
+		got, err := x.Claim(t.Context(), store.Query{Kind: kind, DueBy: now}, now.Add(time.Hour))
+		if err == nil && len(got) != 1 {
+			err = fmt.Errorf("%d claimed", len(got))
+		}
+		return err
+	}
+	purge := func(x store.Store, kind string) error {
+		n, err := x.Purge(t.Context(), kind, soon.Add(time.Second), 10)
+		if err == nil && n != 1 {
+			err = fmt.Errorf("%d purged", n)
+		}
+		return err
+	}
+	account := 0
+	for name, c := range map[string]struct {
+		meet   func(x store.Store, kind string) error
+		kind   string
+		put    int           // what the use does with a further record of that kind: nothing, or a Put of that version
+		after  store.Outcome // if the other commits; else the use is applied
+		record uint64        // the version of that record then
+	}{
+		"claim of the token":          {meet: claim, kind: "token", after: store.Outcome{Left: 4}, record: 2},
+		"purge of the token":          {meet: purge, kind: "token", after: store.Outcome{Reason: store.Missing, Op: 3}},
+		"claim of what is checked":    {meet: claim, kind: "revocation", after: store.Outcome{Reason: store.Conflict, Version: 2}, record: 2},
+		"purge of what is checked":    {meet: purge, kind: "revocation", after: store.Outcome{Reason: store.Conflict}},
+		"claim of what is replaced":   {meet: claim, kind: "ledger", put: 1, after: store.Outcome{Reason: store.Conflict, Op: 4, Version: 2}, record: 2},
+		"purge of what is replaced":   {meet: purge, kind: "ledger", put: 1, after: store.Outcome{Reason: store.Conflict, Op: 4}},
+		"claim of what is put anyway": {meet: claim, kind: "ledger", put: -1, after: store.Outcome{Left: 4}, record: 3},
+		"purge of what is put anyway": {meet: purge, kind: "ledger", put: -1, after: store.Outcome{Left: 4}, record: 1},
+	} {
+		for _, commit := range []bool{true, false} {
+			account++
+			of := fmt.Sprint("a", account)
+			ops := use(of, 1)
+			ops[4].Record.NotAfter = time.Time{}
+			tok := token(of, 5)
+			id := map[string]string{"token": tok.Record.ID, "revocation": ops[0].Record.ID, "ledger": ops[4].Record.ID}[c.kind]
+			if c.kind == "token" {
+				tok.Record.Due, tok.Record.NotAfter = now, soon
+			} else {
+				applied(t, s, store.Put(store.Record{Kind: c.kind, ID: id, Due: now, NotAfter: soon}))
+			}
+			applied(t, s, tok)
+			switch {
+			case c.kind == "revocation":
+				ops[0].Record.Version = 1
+			case c.put > 0:
+				ops[4].Record.Version = uint64(c.put)
+			case c.put < 0:
+				ops[4].Record.Version = store.AnyVersion
+			}
+			tx := begin(t, db)
+			require.NoError(t, c.meet(sqlstore.Tx(tx, sqlstore.PostgreSQL), c.kind), name)
+			type answer struct {
+				out store.Outcome
+				err error
+			}
+			got := make(chan answer, 1)
+			go func() {
+				out, err := users.Apply(t.Context(), now, ops)
+				got <- answer{out, err}
+			}()
+			waiting(t, db, schema, 1)
+			want, left, version := store.Outcome{Left: 4}, int64(4), uint64(1)
+			if c.put != 0 {
+				version = 2
+			}
+			if commit {
+				require.NoError(t, tx.Commit())
+				want, version = c.after, c.record
+				if !want.Applied() {
+					left = 5
+				}
+			} else {
+				require.NoError(t, tx.Rollback())
+			}
+			a := <-got
+			require.NoError(t, a.err, name)
+			require.Equal(t, want, a.out, "%s, %v", name, commit)
+			records, err := s.Get(t.Context(), c.kind, id)
+			require.NoError(t, err)
+			if version == 0 {
+				require.Empty(t, records, name)
+			} else {
+				require.Len(t, records, 1, name)
+				require.Equal(t, version, records[0].Version, "%s, %v", name, commit)
+			}
+			if c.kind != "token" || version != 0 {
+				records, err = s.Get(t.Context(), "token", tok.Record.ID)
+				require.NoError(t, err)
+				require.Equal(t, left, records[0].Left, "%s, %v", name, commit)
+			}
+			for _, kind := range []string{"token", "revocation", "ledger"} { // nothing that the next one would claim or purge
+				_, err := db.Exec("UPDATE behest_records SET due = NULL, not_after = NULL WHERE kind = $1", kind)
+				require.NoError(t, err)
+			}
+		}
+	}
+}
+
 // A refusal writes nothing, not even a lock on a row, so it costs the server no flush to the disk: who comes with a token that is used up, again and again, is
 // cheaper than who has one.
 func TestRefusalWritesNothing(t *testing.T) {
