@@ -283,8 +283,8 @@ func (s session) Claim(ctx context.Context, q store.Query, until time.Time) ([]s
 		st.where(&q)
 		st.add(" ORDER BY due, id LIMIT ? FOR NO KEY UPDATE SKIP LOCKED)"+
 			" UPDATE behest_records SET due = CASE WHEN not_after > ?::timestamptz"+
-			// Not by dividing an interval: that of a day is not 24 hours everywhere.
-			" THEN least(?::timestamptz, ?::timestamptz + ceil(extract(epoch FROM not_after - ?::timestamptz) * 1000000 / 2)::bigint * interval '1 microsecond')"+
+			// Not by dividing an interval: that of a day is not 24 hours everywhere. Before version 14 the seconds are a double.
+			" THEN least(?::timestamptz, ?::timestamptz + ceil(round(extract(epoch FROM not_after - ?::timestamptz) * 1000000) / 2)::bigint * interval '1 microsecond')"+
 			" ELSE ?::timestamptz END, version = version + 1 FROM due WHERE kind = k AND id = i RETURNING "+columns+", d",
 			q.Limit, s.d.timeBound(q.DueBy), s.d.timeText(until), s.d.timeBound(q.DueBy), s.d.timeBound(q.DueBy), s.d.timeText(until))
 		var due stamp
