@@ -319,3 +319,32 @@ func ExampleGroup() {
 	// applied 0
 	// exhausted 0
 }
+
+// Where the rows are may change under it: VACUUM numbers them anew.
+func TestGroupAfterVacuum(t *testing.T) {
+	here, other := sqliteNodes(t)
+	g := newGroups(t, here)
+	var all []*sqlstore.Call
+	for i := range 20 {
+		all = append(all, call(t, now, store.Put(store.Record{Kind: "t", ID: fmt.Sprint("a.", i), Left: int64(i) + 1})))
+	}
+	g.run(t, "COMMIT", all...)
+	spend := call(t, now, store.Spend("t", "a.19", 1, nil))
+	g.run(t, "COMMIT", spend, call(t, now, store.Delete("t", "a.0", 1)), call(t, now, store.Delete("t", "a.7", 1)))
+	for _, statement := range []string{"VACUUM", "CREATE TABLE other (x)", "PRAGMA wal_checkpoint(TRUNCATE)"} {
+		_, err := other.Exec(statement)
+		require.NoError(t, err)
+		g.run(t, "COMMIT", spend, call(t, now, store.Put(store.Record{Kind: "t", ID: "a.0", Version: store.AnyVersion})))
+	}
+	require.Equal(t, store.Outcome{Left: 16}, spend.Outcome)
+	got, err := newStore(t, other, sqlstore.SQLite).List(t.Context(), store.Query{Kind: "t"})
+	require.NoError(t, err)
+	require.Len(t, got, 19)
+	for _, r := range got {
+		if r.ID == "a.19" {
+			require.Equal(t, int64(16), r.Left)
+		} else if r.ID != "a.0" {
+			require.Equal(t, "a."+fmt.Sprint(r.Left-1), r.ID)
+		}
+	}
+}
