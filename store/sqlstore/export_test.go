@@ -6,7 +6,10 @@ import "time"
 func (s *Store) Waiting(aggregate string) int {
 	s.lanes.mu.Lock()
 	defer s.lanes.mu.Unlock()
-	return len(s.lanes.busy[aggregate])
+	if l := s.lanes.busy[aggregate]; l != nil {
+		return len(l.waiting)
+	}
+	return 0
 }
 
 // Idle reports whether no call is under way, and nothing is kept of those that were.

@@ -108,7 +108,7 @@ type Execer interface {
 
 // A Store is a [store.Store] in a database that has been migrated. Make it with New. It has nothing to close: the
 // *sql.DB stays its caller's. It has a goroutine only while calls for one aggregate wait for each other on PostgreSQL,
-// one for each such aggregate, which ends with the last of them.
+// one for each such aggregate and a further one for each second without an answer, which ends with the last of them.
 type Store struct {
 	db       *sql.DB
 	d        Dialect

@@ -15,14 +15,21 @@ import (
 const (
 	maxTogether = 64      // calls in one statement
 	maxContent  = 1 << 20 // bytes of content in one statement, unless one call alone has more
-	// aWhile is how long a call waits for the one before it to come back: that may be on a connection on which nothing ever comes. Then it goes alone.
+	// aWhile is how long a call waits for the one before it to come back: that may be on a connection on which nothing ever comes. Then it goes alone, and those
+	// who come later do not wait for that one.
 	aWhile = time.Second
 )
 
-// lanes are the aggregates for which a call is under way, with those that wait for its end.
+// lanes are those of the aggregates for which a call is under way.
 type lanes struct {
 	mu   sync.Mutex
-	busy map[string][]*waiter
+	busy map[string]*lane
+}
+
+// A lane is a call under way and those that wait for its end.
+type lane struct {
+	aggregate string
+	waiting   []*waiter // by lanes.mu
 }
 
 // A waiter is a call that waits for the one before it, and then for its answer.
@@ -46,18 +53,19 @@ type company struct {
 // together is session.call that goes with others.
 func (s *Store) together(ctx context.Context, aggregate string, c call) (answer, error) {
 	s.lanes.mu.Lock()
-	waiting, busy := s.lanes.busy[aggregate]
-	if !busy {
+	l := s.lanes.busy[aggregate]
+	if l == nil {
 		if s.lanes.busy == nil {
-			s.lanes.busy = make(map[string][]*waiter)
+			s.lanes.busy = make(map[string]*lane)
 		}
-		s.lanes.busy[aggregate] = nil
+		l = &lane{aggregate: aggregate}
+		s.lanes.busy[aggregate] = l
 		s.lanes.mu.Unlock()
-		defer s.next(aggregate)
+		defer s.next(l)
 		return session{s.db, s.d}.call(ctx, &c)
 	}
 	w := &waiter{call: c, ctx: ctx, done: make(chan struct{})}
-	s.lanes.busy[aggregate] = append(waiting, w)
+	l.waiting = append(l.waiting, w)
 	s.lanes.mu.Unlock()
 	timer := time.NewTimer(s.patience)
 	defer timer.Stop()
@@ -71,29 +79,38 @@ func (s *Store) together(ctx context.Context, aggregate string, c call) (answer,
 				return w.answer, w.err
 			default:
 			}
-			if s.withdraw(aggregate, w) {
+			if s.withdraw(l, w) {
 				return answer{}, fmt.Errorf("it was not sent: %w", ctx.Err())
 			}
 			return answer{}, ctx.Err()
 		case <-timer.C:
-			if s.recall(aggregate, w) {
+			if s.recall(l, w) {
+				s.lanes.mu.Lock()
+				s.lanes.leave(l)
+				s.lanes.mu.Unlock()
 				return session{s.db, s.d}.call(ctx, &w.call)
 			}
 		}
 	}
 }
 
+// leave has those who come from now on take another lane. By mu.
+func (all *lanes) leave(l *lane) {
+	if all.busy[l.aggregate] == l {
+		delete(all.busy, l.aggregate)
+	}
+}
+
 // recall takes w out of those that wait to be sent. It reports false if it has been sent.
-func (s *Store) recall(aggregate string, w *waiter) bool {
+func (s *Store) recall(l *lane, w *waiter) bool {
 	s.lanes.mu.Lock()
 	defer s.lanes.mu.Unlock()
 	if w.with != nil {
 		return false
 	}
-	waiting := s.lanes.busy[aggregate]
-	for i := range waiting {
-		if waiting[i] == w {
-			s.lanes.busy[aggregate] = append(waiting[:i:i], waiting[i+1:]...)
+	for i := range l.waiting {
+		if l.waiting[i] == w {
+			l.waiting = append(l.waiting[:i:i], l.waiting[i+1:]...)
 			break
 		}
 	}
@@ -101,8 +118,8 @@ func (s *Store) recall(aggregate string, w *waiter) bool {
 }
 
 // withdraw says that nobody waits for w any more, and reports whether it was never sent.
-func (s *Store) withdraw(aggregate string, w *waiter) bool {
-	if s.recall(aggregate, w) {
+func (s *Store) withdraw(l *lane, w *waiter) bool {
+	if s.recall(l, w) {
 		return true
 	}
 	s.lanes.mu.Lock()
@@ -113,13 +130,13 @@ func (s *Store) withdraw(aggregate string, w *waiter) bool {
 	return false
 }
 
-// next sends those that wait for the aggregate, if any do.
-func (s *Store) next(aggregate string) {
+// next sends those that wait in the lane, if any do.
+func (s *Store) next(l *lane) {
 	// The caller who is done does not work for the others, and those may leave at any time. So this is a goroutine of its own, which ends when nobody
 	// waits any more.
-	if c := s.gather(aggregate); c != nil {
+	if c := s.gather(l); c != nil {
 		go func() {
-			for ; c != nil; c = s.gather(aggregate) {
+			for ; c != nil; c = s.gather(l) {
 				s.send(c)
 			}
 		}()
@@ -127,12 +144,12 @@ func (s *Store) next(aggregate string) {
 }
 
 // gather takes those that go in the next statement. If there are none, no call is under way any more.
-func (s *Store) gather(aggregate string) *company {
+func (s *Store) gather(l *lane) *company {
 	s.lanes.mu.Lock()
 	defer s.lanes.mu.Unlock()
-	waiting := s.lanes.busy[aggregate]
+	waiting := l.waiting
 	if len(waiting) == 0 {
-		delete(s.lanes.busy, aggregate)
+		s.lanes.leave(l)
 		return nil
 	}
 	n, size := 1, len(waiting[0].content)
@@ -145,7 +162,7 @@ func (s *Store) gather(aggregate string) *company {
 	for _, w := range c.waiters {
 		w.with = c
 	}
-	s.lanes.busy[aggregate] = waiting[n:]
+	l.waiting = waiting[n:]
 	return c
 }
 

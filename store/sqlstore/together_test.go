@@ -409,11 +409,21 @@ func TestTogetherBehindTheDeaf(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, o.out[i].Applied())
 	}
+	// Once somebody has lost patience, who comes later does not wait for the deaf at all, and goes with others again.
+	c.s.SetPatience(time.Hour)
+	within, leave := context.WithTimeout(t.Context(), 20*time.Second)
+	defer leave()
+	o = c.all(8, func(i int) (store.Outcome, error) { return c.s.Apply(within, now, use("a", int64(i)+9)) })
+	o.Wait()
+	for i, err := range o.err {
+		require.NoError(t, err)
+		require.True(t, o.out[i].Applied())
+	}
 	cancel()
 	require.ErrorIs(t, <-first, context.Canceled)
 	left, entries := c.over()
-	require.Equal(t, int64(91), left)
-	require.Len(t, entries, 9)
+	require.Equal(t, int64(83), left)
+	require.Len(t, entries, 17)
 }
 
 // 64 callers of one token come and go as they please, on two nodes. What they were told is what happened.
