@@ -26,6 +26,8 @@ for i = 6, #KEYS do
 			end
 			call('ZREM', KEYS[5], id)
 			removed = removed + 1
+		elseif limit == never and call('ZSCORE', KEYS[5], id) then
+			out[#out + 1] = i - 6
 		end
 	end
 end

@@ -264,6 +264,7 @@ func (s *Store) Claim(ctx context.Context, q store.Query, until time.Time) ([]st
 	if f.dueBy == 0 || f.App != "" && slices.Contains(f.NotApps, f.App) {
 		return nil, nil
 	}
+	var before []pick
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, fail("claim", err)
@@ -285,7 +286,11 @@ func (s *Store) Claim(ctx context.Context, q store.Query, until time.Time) ([]st
 		if err != nil {
 			return nil, fail("claim", err)
 		}
-		// Others got all that was picked, and may have left more.
+		// Others got all that was picked, and may have left more. Then it is not the same again: that is what the index says, and the records do not.
+		if slices.Equal(before, picks) {
+			return nil, fail("claim", corrupt(f.Kind, picks[0].id))
+		}
+		before = picks
 	}
 }
 

@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -187,6 +188,42 @@ func TestCorrupt(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, got, 1)
 		})
+	}
+}
+
+// TestWrittenAgain: what was evicted and then written again is found out where an index still lists it as it was. Nobody looks for it for ever.
+func TestWrittenAgain(t *testing.T) {
+	c := quiet(t).client()
+	later, at := now.Add(time.Hour), now.Add(time.Second)
+	for name, again := range map[string]time.Time{"without times": {}, "with later times": later} {
+		prefix := fresh()
+		s := open(t, c, prefix)
+		r := store.Record{Kind: "token", ID: "a1.g1", Due: now, NotAfter: now, App: "x"}
+		apply(t, s, store.Put(r))
+		keys, err := c.Keys(background, prefix+":*:r:token:a1.g1").Result()
+		require.NoError(t, err)
+		require.NoError(t, c.Del(background, keys...).Err())
+		r.Due, r.NotAfter = again, again
+		apply(t, s, store.Put(r))
+		ctx, cancel := context.WithTimeout(background, 10*time.Second)
+		defer cancel()
+		for _, q := range []store.Query{{Kind: "token", DueBy: at}, {Kind: "token", DueBy: at, App: "x"}, {Kind: "token", DueBy: at, NotApps: []string{"y"}}} {
+			got, err := s.Claim(ctx, q, later)
+			require.Empty(t, got)
+			if again.IsZero() || q.App != "" { // the other indexes have been put right
+				require.ErrorIs(t, err, redisstore.ErrCorrupt, "%s: %+v", name, q)
+				require.ErrorContains(t, err, `redisstore: claim: corrupt record: token "a1.g1"`)
+			} else {
+				require.NoError(t, err)
+			}
+		}
+		n, err := s.Purge(ctx, "token", at, 10)
+		require.Zero(t, n)
+		if again.IsZero() {
+			require.ErrorIs(t, err, redisstore.ErrCorrupt)
+		} else {
+			require.NoError(t, err)
+		}
 	}
 }
 
