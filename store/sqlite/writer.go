@@ -342,46 +342,55 @@ type prepared struct {
 	stmts map[string]*sql.Stmt
 }
 
-// statement returns nil for one that is not kept, or fails: run it as it is then, which tells.
-func (p *prepared) statement(ctx context.Context, query string) *sql.Stmt {
+// statement returns nil for one that is not kept: run it as it is then. What cannot be prepared must not run: after an error SQLite may have rolled back by itself,
+// and would commit it at once.
+func (p *prepared) statement(ctx context.Context, query string) (*sql.Stmt, error) {
 	p.mu.RLock()
 	st, full := p.stmts[query], len(p.stmts) >= maxPrepared
 	p.mu.RUnlock()
 	if st != nil || full {
-		return st
+		return st, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if st := p.stmts[query]; st != nil {
-		return st
+		return st, nil
 	}
 	st, err := p.on.PrepareContext(ctx, query)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	if p.stmts == nil {
 		p.stmts = make(map[string]*sql.Stmt)
 	}
 	p.stmts[query] = st
-	return st
+	return st, nil
 }
 
 func (p *prepared) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	if st := p.statement(ctx, query); st != nil {
-		return st.ExecContext(ctx, args...)
+	st, err := p.statement(ctx, query)
+	switch {
+	case err != nil:
+		return nil, err
+	case st == nil:
+		return p.on.ExecContext(ctx, query, args...)
 	}
-	return p.on.ExecContext(ctx, query, args...)
+	return st.ExecContext(ctx, args...)
 }
 
 func (p *prepared) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	if st := p.statement(ctx, query); st != nil {
-		return st.QueryContext(ctx, args...)
+	st, err := p.statement(ctx, query)
+	switch {
+	case err != nil:
+		return nil, err
+	case st == nil:
+		return p.on.QueryContext(ctx, query, args...)
 	}
-	return p.on.QueryContext(ctx, query, args...)
+	return st.QueryContext(ctx, args...)
 }
 
 func (p *prepared) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	if st := p.statement(ctx, query); st != nil {
+	if st, _ := p.statement(ctx, query); st != nil { // else it fails once more, or reads: a row cannot be made of an error
 		return st.QueryRowContext(ctx, args...)
 	}
 	return p.on.QueryRowContext(ctx, query, args...)

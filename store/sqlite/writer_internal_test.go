@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -115,6 +117,37 @@ func TestRefusalBesideAFailure(t *testing.T) {
 	require.NoError(t, <-fine.done)
 	require.NoError(t, <-refused.done)
 	require.Equal(t, store.Outcome{Reason: store.Conflict, Op: 1, Version: 1}, *out)
+}
+
+// unprepared is a database that cannot prepare, and counts what it is to run all the same.
+type unprepared struct {
+	*sql.DB
+	ran int
+}
+
+func (u *unprepared) PrepareContext(context.Context, string) (*sql.Stmt, error) {
+	return nil, errors.New("disk I/O error")
+}
+
+func (u *unprepared) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	u.ran++
+	return u.DB.ExecContext(ctx, query, args...)
+}
+
+func (u *unprepared) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	u.ran++
+	return u.DB.QueryContext(ctx, query, args...)
+}
+
+// A statement that cannot be prepared is not run: after an error SQLite may have rolled back by itself, and what is written then is committed at once.
+func TestWhatCannotBePreparedIsNotRun(t *testing.T) {
+	u := &unprepared{DB: idle(t).s.write}
+	p := &prepared{on: u}
+	_, err := p.ExecContext(t.Context(), "DELETE FROM behest_records")
+	require.ErrorContains(t, err, "disk I/O error")
+	_, err = p.QueryContext(t.Context(), "SELECT 1")
+	require.ErrorContains(t, err, "disk I/O error")
+	require.Zero(t, u.ran)
 }
 
 // A connection that is lost is replaced.
