@@ -306,7 +306,8 @@ func (s *Server) Wake() { s.wake.wake("") }
 
 // In returns the same server over another store, such as one that writes within the caller's transaction, for Emit,
 // Decide, Use, Prepare, Require and RequireFunc: call Wake on the server itself after the commit. The endpoints and Run stay
-// with the Config's store.
+// with the Config's store, and so does the question which apps and triggers there are: give that store a handle
+// (*sql.DB) of its own, or transactions that wait for each other take all connections, and none gets its answer.
 func (s *Server) In(st store.Store) *Server {
 	in := *s
 	in.engine = s.engine.In(st)

@@ -158,8 +158,9 @@ func (a *App) check(catalog *scope.Catalog) error {
 }
 
 // In returns the same engine over another store, such as one that writes within the caller's transaction. The
-// configuration stays that of the Config's store, which is asked outside of the transaction: call Look every second
-// where that would have to wait for the transaction's connection.
+// configuration stays that of the Config's store, which is asked outside of the transaction, over a connection more:
+// give that store a handle (*sql.DB) of its own, or transactions that wait for each other take all connections, and
+// none gets on. Call Look every second, so that hardly any has to ask.
 func (e *Engine) In(s store.Store) *Engine { return &Engine{engine: e.engine, store: s} }
 
 // Name is what the app knows the account by: the same at all times and on all nodes, another one for every app,

@@ -144,16 +144,21 @@ func (o *options) openSQLite(ctx context.Context, m *storage) (err error) {
 	return err
 }
 
-// openPostgres has behest and the chat in one database, over one handle.
+// openPostgres has behest and the chat in one database, each over a handle of its own: transactions that wait for each
+// other can take all connections of the chat's, and go on only if behest, asked by one of them, gets another.
 func (o *options) openPostgres(ctx context.Context, m *storage) error {
 	config, err := pgx.ParseConfig(o.dsn)
 	if err != nil {
 		return err
 	}
-	db := stdlib.OpenDB(*config)
-	db.SetMaxOpenConns(16)
-	db.SetMaxIdleConns(16)
-	m.closes = append(m.closes, db.Close)
+	handle := func(connections int) *sql.DB {
+		db := stdlib.OpenDB(*config)
+		db.SetMaxOpenConns(connections)
+		db.SetMaxIdleConns(connections)
+		m.closes = append(m.closes, db.Close)
+		return db
+	}
+	db := handle(12)
 	if err := sqlstore.Migrate(ctx, db, sqlstore.PostgreSQL); err != nil {
 		return err
 	}
@@ -168,7 +173,7 @@ func (o *options) openPostgres(ctx context.Context, m *storage) error {
 		}
 		return n.Payload, nil
 	})
-	if m.rows, err = openSQLRows(ctx, db, sqlstore.PostgreSQL); err != nil {
+	if m.rows, err = openSQLRows(ctx, handle(8), sqlstore.PostgreSQL); err != nil {
 		return err
 	}
 	return o.sharedKey(ctx, m)

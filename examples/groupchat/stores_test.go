@@ -461,6 +461,39 @@ func TestManySpeakAtOnce(t *testing.T) {
 	})
 }
 
+// What people say waits for what others say, and takes its connections with it. Behest has others: it must be able to ask
+// what holds, or nobody's transaction gets on.
+func TestTheStoreAnswersWhileManySpeak(t *testing.T) {
+	test := func(t *testing.T, o options) {
+		m, err := o.open(t.Context(), slog.New(slog.DiscardHandler))
+		t.Cleanup(func() { require.NoError(t, m.Close()) })
+		require.NoError(t, err)
+		in := m.rows.(*sqlRows)
+		ctx, cancel := context.WithCancel(t.Context())
+		var talk sync.WaitGroup
+		defer talk.Wait()
+		defer cancel()
+		for range in.db.Stats().MaxOpenConnections {
+			talk.Go(func() {
+				_ = in.together(ctx, func(ctx context.Context, _ store.Store) error {
+					<-ctx.Done()
+					return ctx.Err()
+				})
+			})
+		}
+		waitFor(t, "all talk", func() (bool, bool) {
+			now := in.db.Stats()
+			return true, now.InUse == now.MaxOpenConnections
+		})
+		asked, over := context.WithTimeout(t.Context(), 5*time.Second)
+		defer over()
+		_, err = m.store.Get(asked, "config", "any")
+		require.NoError(t, err)
+	}
+	t.Run("sqlite", func(t *testing.T) { test(t, options{store: "sqlite", data: t.TempDir()}) })
+	t.Run("postgres", func(t *testing.T) { test(t, options{store: "postgres", dsn: postgres(t)}) })
+}
+
 // A message whose grant cannot be written is not written either, where both are in one database.
 func TestAMessageAndItsGrantTogether(t *testing.T) {
 	dir := t.TempDir()
