@@ -475,6 +475,9 @@ func (c *chat) find(ctx context.Context, account, groupID, id string) (message, 
 
 // lookUp finds a message, whoever asks: where it really is, for one.
 func (c *chat) lookUp(ctx context.Context, groupID, id string) (message, error) {
+	if !validName(id) { // PostgreSQL fails where it is asked for what cannot be text
+		return message{}, errNoMessage
+	}
 	r, err := c.rows.get(ctx, inMessages+groupID, id)
 	if err != nil {
 		return message{}, err
@@ -600,7 +603,11 @@ func (c *chat) mute(ctx context.Context, account, groupID, other string, muted b
 		err = problem(http.StatusForbidden, "only the group's owner mutes")
 	}
 	if err == nil {
-		if _, _, err = c.member(ctx, groupID, other); err == errNoMember {
+		err = errNoMember
+		if _, ok := c.user(other); ok {
+			_, _, err = c.member(ctx, groupID, other)
+		}
+		if err == errNoMember {
 			err = problem(http.StatusNotFound, "no such member")
 		}
 	}

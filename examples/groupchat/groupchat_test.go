@@ -801,8 +801,11 @@ func testOperations(t *testing.T, o options) {
 	require.Equal(t, "https://probe.example/x/2", got("link.open").Event.Target)
 }
 
-func TestBadInputOfPeople(t *testing.T) {
-	s := launch(t, options{apps: pinned})
+func TestBadInputOfPeople(t *testing.T) { everyStore(t, testBadInputOfPeople) }
+
+func testBadInputOfPeople(t *testing.T, o options) {
+	o.apps = pinned
+	s := launch(t, o)
 	zhang, wang := s.login("zhang-san"), s.login("wang-wu")
 	m := zhang.say("42", "", "hello")
 	const j, f = "application/json", "application/x-www-form-urlencoded"
@@ -849,18 +852,27 @@ func TestBadInputOfPeople(t *testing.T) {
 		{"bad form", zhang, "POST", "/groups/42/messages", f, `text=%zz`, 400},
 		{"form not UTF-8", zhang, "POST", "/groups/42/messages", f, `text=%ff`, 400},
 		{"no such message", zhang, "POST", "/groups/42/messages/m999/press", j, `{"button":"x"}`, 404},
+		{"press on NUL", zhang, "POST", "/groups/42/messages/m1%00/press", j, `{"button":"x"}`, 404},
+		{"press on what is not UTF-8", zhang, "POST", "/groups/42/messages/%ff/press", j, `{"button":"x"}`, 404},
+		{"open NUL", zhang, "POST", "/groups/42/messages/%00/open", j, `{"link":"https://a.example/"}`, 404},
+		{"open what is not UTF-8", zhang, "POST", "/groups/42/messages/m1%ED%A0%80/open", j, `{"link":"https://a.example/"}`, 404},
 		{"no card", zhang, "POST", "/groups/42/messages/" + m.ID + "/press", j, `{"button":"x"}`, 404},
 		{"empty button", zhang, "POST", "/groups/42/messages/" + m.ID + "/press", j, `{}`, 404},
 		{"no such link", zhang, "POST", "/groups/42/messages/" + m.ID + "/open", j, `{"link":"https://evil.example/"}`, 404},
 		{"reaction to nothing", zhang, "POST", "/groups/42/reactions", j, `{"message":"m999","emoji":"x"}`, 404},
+		{"reaction to NUL", zhang, "POST", "/groups/42/reactions", j, `{"message":"m1\u0000","emoji":"x"}`, 404},
 		{"reaction with nothing", zhang, "POST", "/groups/42/reactions", j, `{"message":"` + m.ID + `","emoji":""}`, 422},
 		{"reaction with a novel", zhang, "POST", "/groups/42/reactions", j, `{"message":"` + m.ID + `","emoji":"` + strings.Repeat("x", 33) + `"}`, 422},
 		{"no such grant", zhang, "POST", "/grants/nope/revoke", "", "", 404},
+		{"a grant that is NUL", zhang, "POST", "/grants/%00/revoke", "", "", 404},
+		{"a grant that is not UTF-8", zhang, "POST", "/grants/%ff/revoke", "", "", 404},
 		{"no such grant to decide", zhang, "POST", "/grants/nope/decide", j, `{"allow":true}`, 404},
 		{"odd decision", zhang, "POST", "/grants/nope/decide", j, `{"allow":"yes"}`, 400},
 		{"odd revision", zhang, "GET", "/events?since=x", "", "", 400},
 		{"mute nobody", zhang, "POST", "/groups/42/mute", j, `{"user":"nobody","muted":true}`, 404},
+		{"mute NUL", zhang, "POST", "/groups/42/mute", j, `{"user":"li-si\u0000","muted":true}`, 404},
 		{"nowhere", zhang, "GET", "/nowhere", "", "", 404},
+		{"a file that is not UTF-8", stranger, "GET", "/static/%ff", "", "", 404},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := do(t, c.who.http, request(t, c.method, s.base+c.path, c.contentType, c.body))
@@ -873,8 +885,11 @@ func TestBadInputOfPeople(t *testing.T) {
 	require.Len(t, zhang.list("42"), 1, "nothing half-done")
 }
 
-func TestBadInputOfApps(t *testing.T) {
-	s := launch(t, options{apps: withTriggers(t, `{"app":"probe","on":"mention","in":"group:*","allow":["message.write","message.read","reaction.write"],"uses":2}`)})
+func TestBadInputOfApps(t *testing.T) { everyStore(t, testBadInputOfApps) }
+
+func testBadInputOfApps(t *testing.T, o options) {
+	o.apps = withTriggers(t, `{"app":"probe","on":"mention","in":"group:*","allow":["message.write","message.read","reaction.write"],"uses":2}`)
+	s := launch(t, o)
 	zhang, probe := s.login("zhang-san"), s.probe()
 	zhang.say("42", "", "@probe hi")
 	tok := probe.one()
@@ -894,6 +909,7 @@ func TestBadInputOfApps(t *testing.T) {
 		{"a card of nothing", "POST", "/groups/42/messages", "application/json", `{"text":"x","card":{}}`, 400},
 		{"odd thread to read", "GET", "/groups/42/messages?thread=a%2Fb", "", "", 400},
 		{"reaction to nothing", "POST", "/groups/42/reactions", "application/json", `{"message":"m999","emoji":"x"}`, 404},
+		{"reaction to NUL", "POST", "/groups/42/reactions", "application/json", `{"message":"m1\u0000","emoji":"x"}`, 404},
 		{"reaction with nothing", "POST", "/groups/42/reactions", "application/json", `{"message":"m1","emoji":""}`, 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
