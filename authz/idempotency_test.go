@@ -435,6 +435,51 @@ func TestIdempotencyKeyStoreFails(t *testing.T) {
 	require.Equal(t, 1, runs)
 }
 
+// A leavingStore has a client leave while its write is under way: the write is there, and who asked hears of the end of
+// its context.
+type leavingStore struct {
+	store.Store
+	leave func()
+}
+
+func (s *leavingStore) Apply(ctx context.Context, now time.Time, ops []store.Op) (store.Outcome, error) {
+	out, err := s.Store.Apply(ctx, now, ops)
+	if s.leave != nil {
+		s.leave()
+		if ctx.Err() != nil {
+			return store.Outcome{}, ctx.Err()
+		}
+	}
+	return out, err
+}
+
+// A client that leaves while its use is being spent is the one that asks again: it gets an answer.
+func TestIdempotencyKeyClientLeaves(t *testing.T) {
+	var s *leavingStore
+	g := newGuarded(t, group42, func(c *authz.Config) {
+		s = &leavingStore{Store: c.Store}
+		c.Store = s
+	})
+	runs := 0
+	h := g.require42(&runs, echo)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.leave = cancel
+	serve(h, g.keyed("k", "/", "x").WithContext(ctx))
+	s.leave = nil
+	again := serve(h, g.keyed("k", "/", "x"))
+	require.Equal(t, 201, again.Code, "%s", again.Body)
+	require.Equal(t, "true", again.Header().Get("Idempotency-Replayed"))
+	require.Equal(t, 1, runs)
+	require.Equal(t, 9, g.left(g.token))
+
+	// Who has left before gets nothing, and the key is free.
+	serve(h, g.keyed("before", "/", "x").WithContext(ctx))
+	require.Equal(t, 1, runs)
+	require.Equal(t, 9, g.left(g.token))
+	require.Equal(t, 201, serve(h, g.keyed("before", "/", "x")).Code)
+	require.Equal(t, 2, runs)
+}
+
 // RequireFunc's resolver and the handler read the same body, which is read once.
 func TestIdempotencyKeyRequireFunc(t *testing.T) {
 	g := newGuarded(t, group42)

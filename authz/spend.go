@@ -128,7 +128,7 @@ func (v *Verifier) exchange(w http.ResponseWriter, r *http.Request, fixed map[st
 		if inHandler {
 			err = d.Check(r.Context())
 		} else {
-			err = d.Spend(r.Context(), nil)
+			err = x.spend(r.Context())
 		}
 	}
 	if err != nil {
@@ -136,6 +136,17 @@ func (v *Verifier) exchange(w http.ResponseWriter, r *http.Request, fixed map[st
 		return
 	}
 	x.serve(r, next)
+}
+
+// spend is for a request with a key. What has begun outlives a client that leaves: the write may be there already, and
+// its retry would find the key in use by a request that never runs. Who has left before gets nothing.
+func (x *exchange) spend(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	return x.d.Spend(ctx, nil)
 }
 
 // unresolved answers for an error of a resolver.
