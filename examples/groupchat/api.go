@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"time"
 
 	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/scope"
@@ -18,9 +19,9 @@ func (s *site) apiRoutes(mux *http.ServeMux) {
 	// What is read or written may lie in a thread, and only the request's body, its query or the message itself tell
 	// in which: RequireFunc. A token that was granted in a thread goes no further; one that was granted in the group
 	// goes into its threads as well.
-	mux.Handle("POST /api/groups/{group}/messages", s.carrying(s.az.RequireFunc(s.posting)(http.HandlerFunc(s.apiPost))))
+	mux.Handle("POST /api/groups/{group}/messages", s.carrying(s.az.RequireFunc(s.posting)(lasting(s.apiPost))))
 	mux.Handle("GET /api/groups/{group}/messages", s.az.RequireFunc(s.reading)(http.HandlerFunc(s.apiMessages)))
-	mux.Handle("POST /api/groups/{group}/reactions", s.carrying(s.az.RequireFunc(s.reacting)(http.HandlerFunc(s.apiReact))))
+	mux.Handle("POST /api/groups/{group}/reactions", s.carrying(s.az.RequireFunc(s.reacting)(lasting(s.apiReact))))
 	// Members are the group's: the path says it all.
 	mux.Handle("GET /api/groups/{group}/members", s.az.Require("group:{group}/member.read")(http.HandlerFunc(s.apiMembers)))
 }
@@ -45,6 +46,16 @@ func (s *site) carrying(next http.Handler) http.Handler {
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), carriedKey{}, &carried{w: w})))
+	})
+}
+
+// lasting lets a handler end what it has begun, also when the app's connection is lost: the use is spent by then, and
+// the app asks again, with the same Idempotency-Key, for the answer.
+func lasting(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 30*time.Second)
+		defer cancel()
+		next(w, r.WithContext(ctx))
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -711,6 +712,41 @@ func TestAnAppAsksAgain(t *testing.T) {
 	}
 	require.Equal(t, http.StatusCreated, post("Lord Jim.").status, "also when the token is used up")
 	probe.refused(probe.api(tok, "POST", "/groups/42/messages", `{"text":"more"}`), http.StatusUnauthorized, "used_up")
+}
+
+// An app whose connection is lost, at whatever moment, asks again and is answered: one message and one use for each key.
+func TestAnAppLosesItsConnection(t *testing.T) { everyStore(t, testAnAppLosesItsConnection) }
+
+func testAnAppLosesItsConnection(t *testing.T, o options) {
+	o.apps = pinned
+	s := launch(t, o)
+	zhang, probe := s.login("zhang-san"), s.probe()
+	const tokens, uses = 8, 3
+	var tok token
+	for i := range tokens * uses {
+		if i%uses == 0 {
+			zhang.say("42", "", "@probe again")
+			tok = probe.one()
+		}
+		post := func(ctx context.Context) *http.Request {
+			req := request(t, "POST", s.base+"/api/groups/42/messages", "application/json", fmt.Sprintf(`{"text":"number %d"}`, i)).WithContext(ctx)
+			req.Header.Set("Authorization", "Bearer "+tok.AccessToken)
+			req.Header.Set("Idempotency-Key", fmt.Sprint("key-", i))
+			return req
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*250*time.Microsecond)
+		if resp, err := http.DefaultClient.Do(post(ctx)); err == nil {
+			_ = resp.Body.Close()
+		}
+		cancel()
+		var again answer
+		require.Eventually(t, func() bool {
+			again = do(t, http.DefaultClient, post(t.Context()))
+			return again.status != http.StatusConflict // in flight
+		}, 10*time.Second, 5*time.Millisecond)
+		require.Equal(t, http.StatusCreated, again.status, "%s", again.body)
+	}
+	require.Len(t, zhang.list("42"), tokens+tokens*uses)
 }
 
 func TestATokenExpires(t *testing.T) {
