@@ -346,17 +346,29 @@ func (w *words) add(t *trigger) {
 // letter or digit of a script that puts spaces between words may not go on before or after it; Chinese, Japanese,
 // Thai and the like put none.
 func find(text string, keywords []*words, yield func([]*trigger) bool) {
+	var some uint64 // of all of them
+	for _, w := range keywords {
+		some |= w.some
+	}
 	inWord := false
-	for start, r := range text {
-		goesOn := inWord
-		if inWord = spaced(r); inWord && goesOn {
-			continue
+	for start := 0; start < len(text); {
+		r, size := rune(text[start]), 1
+		if r >= utf8.RuneSelf {
+			r, size = utf8.DecodeRuneInString(text[start:])
 		}
-		first := foldRune(r)
-		for _, w := range keywords {
-			if next := w.step(first); next != nil && !next.walk(text[start:], r, yield) {
-				return
+		goesOn := inWord
+		if inWord = spaced(r); !inWord || !goesOn {
+			if first := foldRune(r); some>>(uint(first)%64)&1 != 0 {
+				for _, w := range keywords {
+					if next := w.step(first); next != nil && !next.walk(text[start:], r, yield) {
+						return
+					}
+				}
 			}
+		}
+		start += size
+		for inWord && start < len(text) && text[start] < utf8.RuneSelf && asciiWord[text[start]] { // to the end of the word
+			start++
 		}
 	}
 }
@@ -366,7 +378,12 @@ func (w *words) walk(text string, last rune, yield func([]*trigger) bool) bool {
 	_, n := utf8.DecodeRuneInString(text)
 	for {
 		text = text[n:]
-		r, size := utf8.DecodeRuneInString(text)
+		r, size := rune(0), 1
+		if len(text) > 0 && text[0] < utf8.RuneSelf {
+			r = rune(text[0])
+		} else {
+			r, size = utf8.DecodeRuneInString(text)
+		}
 		if len(w.ends) > 0 && !(size > 0 && spaced(last) && spaced(r)) && !yield(w.ends) {
 			return false
 		}
