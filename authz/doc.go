@@ -95,4 +95,32 @@
 //	err := az.Change(ctx, authz.Change{SuspendApps: []string{"bookbot"}, By: admin}) // tokens, codes, deliveries: all of it, everywhere
 //	err = az.Change(ctx, authz.Change{ResumeApps: []string{"bookbot"}, By: admin})   // and what has not expired works again
 //	err = az.Change(ctx, authz.Change{Apps: []authz.App{newApp}, Triggers: []grant.Trigger{newTrigger}, By: admin})
+//
+// # Standards
+//
+// What each requires of this server, and the test that holds it; a deviation says why.
+//
+//	RFC 6749 §2.3    one method of client authentication in a request             TestTokenMalformed
+//	RFC 6749 §2.3.1  ID and secret are form-decoded; never in the query           TestClientsAuthenticate, TestTokenMalformed
+//	RFC 6749 §3.2    POST alone, no parameter twice, unknown ones are ignored     TestTokenMalformed
+//	RFC 6749 §4.4    client_credentials, for authenticated clients alone          TestTokenClientCredentials
+//	RFC 6749 §4.5    an extension grant has an absolute URI                       TestTokenGrantTypes
+//	RFC 6749 §5.1    the answer, never to be stored                               TestTokenRedeem
+//	RFC 6749 §5.2    codes of errors; 401 has a challenge                         TestTokenMalformed, TestTokenGrantTypes, TestTokenScope
+//	RFC 6749 §10.5   a code is good once, and not for long                        TestTokenRedeemOnce, TestTokenHonest
+//	RFC 6750 §2      one way of sending a token, by the header alone              TestRequireBearer
+//	RFC 6750 §3      a challenge, without a code where there is no token          TestRequireBearer
+//	RFC 6750 §3.1    codes and statuses; the scope that is needed                 TestP10Honest
+//	RFC 7009 §2.1    the client is authenticated, and only its own token ends     TestRevoke, TestRevokeMalformed
+//	RFC 7009 §2.2    200 for what is no token; 503 when it may still live         TestRevoke, TestRevokeStoreFails
+//	RFC 7617 §2      ID and secret in UTF-8, and the secret may have a colon      TestTokenMalformed
+//	RFC 7662 §2.1    the caller is authenticated; no GET                          TestIntrospectMalformed
+//	RFC 7662 §2.2    of a dead or foreign token nothing but {"active":false}      TestIntrospect
+//	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
+//	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
+//	Standard Webhooks  what signs and what verifies                               TestVectors
+//
+// Deviations: a token of RFC 6749 §4.4 lives for ten minutes and has no scope, since it stands for no user. RFC 6749
+// §5.2 lets a server answer 400 to a client that is not known: it is 401 here, as for a wrong secret, so that nobody
+// learns which clients there are.
 package authz

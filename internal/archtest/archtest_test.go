@@ -41,6 +41,7 @@ var rules = []rule{
 	{"every library package has an example", examplesOfPackages},
 	{"every example program has a test", examplePrograms},
 	{"every promise has a test of its name", promises},
+	{"every standard has a test of each requirement", standards},
 	{"every direct dependency is explained", dependencies},
 	{"the README is short and names the commands", readme},
 	{"the README's code is compiled", readmeCode},

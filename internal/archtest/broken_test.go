@@ -41,6 +41,7 @@ func whole() map[string][]byte {
 			files[dir+"/x_test.go"] = fmt.Sprintf("package %s_test\n\nimport _ %q\n\nfunc Example() {\n\t// Output: x\n}\n", name, module+"/"+dir)
 		}
 	}
+	files["authz/doc.go"] = standardsOf("RFC 1 §2  be good  TestP1Holds, Example")
 	for n := range 10 {
 		files[fmt.Sprintf("grant/p%d_test.go", n+1)] = fmt.Sprintf("package grant\n\nfunc TestP%dHolds() {}\n", n+1)
 	}
@@ -49,6 +50,11 @@ func whole() map[string][]byte {
 		out[name] = []byte(text)
 	}
 	return out
+}
+
+// standardsOf is a package comment of authz with a table of one row.
+func standardsOf(row string) string {
+	return "// Package authz is one.\n//\n// # Standards\n//\n// All of it:\n//\n//\t" + row + "\n//\n// That is all.\npackage authz\n"
 }
 
 const gone = "\x00gone"
@@ -132,6 +138,11 @@ var broken = []struct {
 
 	{"every promise has a test of its name", map[string]string{"grant/p1_test.go": gone}, "TestP1"},
 	{"every promise has a test of its name", map[string]string{"grant/p10_test.go": "package grant\n\nfunc TestP100() {}\n"}, "TestP10"},
+
+	{"every standard has a test of each requirement", map[string]string{"authz/doc.go": "// Package authz is one.\npackage authz\n"}, "authz/doc.go has no table of standards"},
+	{"every standard has a test of each requirement", map[string]string{"authz/doc.go": standardsOf("RFC 1 §2  be good")}, `"RFC 1 §2  be good" is not a standard, a requirement and its tests`},
+	{"every standard has a test of each requirement", map[string]string{"authz/doc.go": standardsOf("RFC 1 §2  be good  TestP1Holds, TestGood")}, "authz/doc.go: RFC 1 §2: there is no test TestGood"},
+	{"every standard has a test of each requirement", map[string]string{"authz/doc.go": standardsOf("RFC 1 §2  be good  helper"), "authz/h_test.go": "package authz\n\nfunc helper() {}\n"}, "there is no test helper"},
 
 	{"every direct dependency is explained", map[string]string{"CONTRIBUTING.md": "`example.com/two` `browser`"}, "go.mod: CONTRIBUTING.md does not say why `example.com/one`"},
 	{"every direct dependency is explained", map[string]string{"CONTRIBUTING.md": "`example.com/one` `browser`"}, "internal/two/go.mod: CONTRIBUTING.md does not say why `example.com/two`"},

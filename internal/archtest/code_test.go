@@ -516,3 +516,49 @@ func promises(t *tree, r *report) {
 }
 
 var promise = regexp.MustCompile(`^TestP[0-9]+`)
+
+// standards: the table in the package comment of authz names for each requirement of a standard the tests that hold it, and these exist. A row is a line that is
+// indented by a tab: the standard, the requirement and the tests, with two spaces or more between them.
+func standards(t *tree, r *report) {
+	const file = "authz/doc.go"
+	_, table, _ := strings.Cut(t.text(file, r), "\n// # Standards\n")
+	tested := map[string]bool{}
+	for _, p := range t.packages {
+		for _, f := range p.tests {
+			for _, decl := range f.Decls {
+				if d, ok := decl.(*ast.FuncDecl); ok && d.Recv == nil {
+					tested[d.Name.Name] = true
+				}
+			}
+		}
+	}
+	rows := 0
+	for line := range strings.Lines(table) {
+		row, ok := strings.CutPrefix(line, "//\t")
+		if !ok {
+			if strings.HasPrefix(line, "// # ") || !strings.HasPrefix(line, "//") {
+				break
+			}
+			continue
+		}
+		rows++
+		cells := columns.Split(strings.TrimSpace(row), -1)
+		if len(cells) != 3 {
+			r.fault("%s: %q is not a standard, a requirement and its tests", file, strings.TrimSpace(row))
+			continue
+		}
+		for name := range strings.SplitSeq(cells[2], ", ") {
+			if !test.MatchString(name) || !tested[name] {
+				r.fault("%s: %s: there is no test %s", file, cells[0], name)
+			}
+		}
+	}
+	if rows == 0 {
+		r.fault("%s has no table of standards", file)
+	}
+}
+
+var (
+	columns = regexp.MustCompile(`  +`)
+	test    = regexp.MustCompile(`^(Test|Fuzz|Example)`)
+)
