@@ -1,5 +1,5 @@
-// Package e2e drives the examples with a browser. It needs node, Chromium and playwright-core (npm ci in this folder); without them its test is
-// skipped and says why, but under CI=true it fails.
+// Package e2e drives the examples with a browser, and with OAuth and webhook clients from the npm registry that know nothing of behest. It needs node, Chromium and
+// the packages of package.json (npm ci in this folder); without them its tests are skipped and say why, but under CI=true they fail.
 package e2e
 
 import (
@@ -40,36 +40,62 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-func TestGroupchat(t *testing.T) {
-	node, err := exec.LookPath("node")
+// node is a runner of scripts that import these packages.
+func node(t *testing.T, packages ...string) string {
+	t.Helper()
+	path, err := exec.LookPath("node")
 	if err != nil {
 		missing(t, "there is no node: %v", err)
 	}
-	if _, err := os.Stat("node_modules/playwright-core/package.json"); err != nil {
-		missing(t, "there is no playwright-core: run npm ci in internal/e2e")
+	for _, name := range packages {
+		if _, err := os.Stat(filepath.Join("node_modules", name, "package.json")); err != nil {
+			missing(t, "there is no %s: run npm ci in internal/e2e", name)
+		}
 	}
-	browser := chromium(t)
+	return path
+}
 
+// build makes the program that the tests drive.
+func build(t *testing.T) string {
+	t.Helper()
 	binary := filepath.Join(t.TempDir(), "groupchat")
 	if runtime.GOOS == "windows" {
 		binary += ".exe"
 	}
 	out, err := exec.Command("go", "build", "-o", binary, "github.com/behest-go/behest/examples/groupchat").CombinedOutput()
 	require.NoError(t, err, "%s", out)
+	return binary
+}
+
+// run runs a script of this folder, for four minutes at most.
+func run(t *testing.T, node, script string, env ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, node, script)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	require.NoError(t, err)
+}
+
+// Whoever knows OAuth 2 and Standard Webhooks can be an app, with the clients they have.
+func TestForeignClients(t *testing.T) {
+	path := node(t, "openid-client", "oauth4webapi", "jose", "standardwebhooks")
+	run(t, path, "clients.mjs", "GROUPCHAT="+build(t))
+}
+
+func TestGroupchat(t *testing.T) {
+	path, browser := node(t, "playwright-core"), chromium(t)
+	binary := build(t)
 	base := groupchat(t, binary)
 	short := groupchat(t, binary, "-apps", filepath.Join("testdata", "short.json"))
 
 	shots, err := filepath.Abs("output") // is not committed: what the browser saw, also when the test fails
 	require.NoError(t, err)
 	require.NoError(t, os.MkdirAll(shots, 0o755))
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, node, "groupchat.mjs")
-	cmd.Env = append(os.Environ(), "BASE="+base, "SHORT="+short, "SHOTS="+shots, "CHROMIUM="+browser)
-	cmd.WaitDelay = 10 * time.Second
-	out, err = cmd.CombinedOutput()
-	t.Logf("%s", out)
-	require.NoError(t, err)
+	run(t, path, "groupchat.mjs", "BASE="+base, "SHORT="+short, "SHOTS="+shots, "CHROMIUM="+browser)
 	if os.Getenv("UPDATE_SCREENSHOT") != "" { // of the README
 		picture, err := os.ReadFile(filepath.Join(shots, "groupchat.png"))
 		require.NoError(t, err)

@@ -1,0 +1,243 @@
+// Drives examples/groupchat with clients that know nothing of behest: openid-client, oauth4webapi, jose and standardwebhooks from the npm registry.
+//
+//   GROUPCHAT=./groupchat node clients.mjs
+//
+// GROUPCHAT is the built program. Each step is a promise of the wire; the first that is not kept ends the run with status 1.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import * as oauth from "oauth4webapi";
+import * as openid from "openid-client";
+import { Webhook, WebhookVerificationError } from "standardwebhooks";
+
+const { GROUPCHAT } = process.env;
+assert(GROUPCHAT, "GROUPCHAT is required");
+
+const operation = "urn:behest:grant-type:operation";
+const secret = "s3cr:t +%&-"; // every character that form-encoding, Basic or both could get wrong
+const insecure = { [oauth.allowInsecureRequests]: true }; // http, on this machine
+const dir = await mkdtemp(join(tmpdir(), "behest-clients-"));
+
+// --- the receiver of pushes, the server, and people
+
+const pushes = [];
+let pushed = () => {};
+const receiver = createServer((req, res) => {
+	let body = "";
+	req.setEncoding("utf8").on("data", (s) => (body += s)).on("end", () => {
+		pushes.push({ headers: req.headers, body });
+		res.writeHead(204).end();
+		pushed();
+	});
+}).listen(0, "127.0.0.1");
+await once(receiver, "listening");
+
+const apps = {
+	apps: [
+		{ id: "probe", name: "Probe", secret, actions: ["message.write", "member.read"] },
+		{ id: "hook", name: "Hook", secret: "hook-secret", actions: ["message.write"], webhook: `http://127.0.0.1:${receiver.address().port}/hook` },
+		{ id: "other", name: "Other", secret: "other-secret", actions: ["message.write"] },
+		{ id: "rs", name: "A resource server", secret: "rs-secret", introspect: true },
+	],
+	triggers: [
+		{ id: "probe-mention", app: "probe", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 3, redeem_within: "60s", deliver: "poll" },
+		{ id: "hook-mention", app: "hook", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 1, redeem_within: "60s", deliver: "push" },
+	],
+};
+await writeFile(join(dir, "apps.json"), JSON.stringify(apps));
+const groupchat = spawn(GROUPCHAT, ["-addr", "127.0.0.1:0", "-store", "memory", "-apps", join(dir, "apps.json"), "-info", join(dir, "info.json")], { stdio: ["ignore", "pipe", "inherit"] });
+const [ready] = await once(createInterface(groupchat.stdout), "line");
+const base = ready.replace(/^listening on /, "");
+const info = JSON.parse(await readFile(join(dir, "info.json"), "utf8"));
+
+const cookies = {};
+async function signIn(user) {
+	const res = await fetch(`${base}/login`, { method: "POST", body: new URLSearchParams({ user }), redirect: "manual" });
+	assert.equal(res.status, 303);
+	cookies[user] = res.headers.get("set-cookie").split(";")[0];
+}
+
+async function say(user, text) {
+	const res = await fetch(`${base}/groups/42/messages`, { method: "POST", headers: { cookie: cookies[user], "content-type": "application/json" }, body: JSON.stringify({ text }) });
+	assert.equal(res.status, 201, await res.clone().text());
+	return res.json();
+}
+
+const post = (text) => ({ method: "POST", url: new URL(`${base}/api/groups/42/messages`), body: JSON.stringify({ text }), headers: new Headers({ "content-type": "application/json" }) });
+
+// waiting is the code of the last mention, by the app's poll.
+async function waiting(id, password) {
+	const basic = Buffer.from(`${encodeURIComponent(id)}:${encodeURIComponent(password)}`).toString("base64");
+	const res = await fetch(`${base}/oauth2/grants?wait=5s`, { headers: { authorization: `Basic ${basic}` } });
+	assert.equal(res.status, 200, await res.clone().text());
+	const { grants } = await res.json();
+	assert.equal(grants.length, 1);
+	return grants[0];
+}
+
+let mentions = 0;
+async function asked(text = `@probe number ${++mentions}`) {
+	await say("zhang-san", text);
+	return waiting("probe", secret);
+}
+
+// fails expects an OAuth error of that code, as both libraries tell it.
+async function fails(promise, code, status = 400) {
+	await assert.rejects(promise, (err) => {
+		assert.equal(err.error, code, err.stack);
+		assert.equal(err.status, status);
+		return true;
+	});
+}
+
+// --- steps
+
+let passed = 0;
+async function step(name, f) {
+	const began = Date.now();
+	await f();
+	passed++;
+	console.log(`ok ${name} (${Date.now() - began} ms)`);
+}
+
+async function main() {
+	const discover = (id, auth) => openid.discovery(new URL(base), id, undefined, auth, { algorithm: "oauth2", execute: [openid.allowInsecureRequests] });
+	let basic, byPost, rs, other, as;
+
+	await step("openid-client discovers the server", async () => {
+		basic = await discover("probe", openid.ClientSecretBasic(secret));
+		byPost = await discover("probe", openid.ClientSecretPost(secret));
+		rs = await discover("rs", openid.ClientSecretBasic("rs-secret"));
+		other = await discover("other", openid.ClientSecretBasic("other-secret"));
+		assert.equal(basic.serverMetadata().issuer, base);
+		assert(basic.serverMetadata().grant_types_supported.includes(operation));
+	});
+
+	await step("oauth4webapi discovers the server", async () => {
+		as = await oauth.processDiscoveryResponse(new URL(base), await oauth.discoveryRequest(new URL(base), { algorithm: "oauth2", ...insecure }));
+		for (const endpoint of ["token_endpoint", "introspection_endpoint", "revocation_endpoint"]) assert(as[endpoint].startsWith(`${base}/oauth2/`));
+	});
+
+	await signIn("zhang-san");
+
+	await step("openid-client redeems an operation by either method, once, and acts as the user", async () => {
+		for (const config of [basic, byPost]) {
+			const grant = await asked();
+			const tokens = await openid.genericGrantRequest(config, operation, { code: grant.code });
+			assert.equal(tokens.token_type, "bearer");
+			assert.equal(tokens.scope, "group:42/message.write");
+			assert.equal(tokens.grant_id, grant.id);
+			assert.equal(tokens.uses, 3);
+			assert.equal(tokens.expiresIn() > 590, true);
+			const { url, method, body, headers } = post("by openid-client");
+			const res = await openid.fetchProtectedResource(config, tokens.access_token, url, method, body, headers);
+			assert.equal(res.status, 201);
+			assert.equal((await res.json()).via, "probe");
+			await fails(openid.genericGrantRequest(config, operation, { code: grant.code }), "invalid_grant");
+		}
+	});
+
+	await step("openid-client introspects and revokes: each client what is its own", async () => {
+		const { code, id } = await asked();
+		const { access_token: token } = await openid.genericGrantRequest(basic, operation, { code });
+		const own = await openid.tokenIntrospection(basic, token);
+		assert.deepEqual([own.active, own.client_id, own.grant_id, own.uses_left, own.username], [true, "probe", id, 3, undefined]);
+		const seen = await openid.tokenIntrospection(rs, token);
+		assert.deepEqual([seen.active, seen.username, seen.sub], [true, "zhang-san", own.sub]);
+		assert.deepEqual({ ...(await openid.tokenIntrospection(other, token)) }, { active: false });
+		await openid.tokenRevocation(other, token);
+		assert.equal((await openid.tokenIntrospection(basic, token)).active, true);
+		await openid.tokenRevocation(basic, token);
+		assert.deepEqual({ ...(await openid.tokenIntrospection(rs, token)) }, { active: false });
+	});
+
+	await step("openid-client gets a token for itself, which opens nothing of the users'", async () => {
+		const tokens = await openid.clientCredentialsGrant(basic);
+		const { url, method, body, headers } = post("by nobody");
+		await assert.rejects(openid.fetchProtectedResource(basic, tokens.access_token, url, method, body, headers), (err) => {
+			assert.equal(err.code, "OAUTH_WWW_AUTHENTICATE_CHALLENGE");
+			assert.deepEqual([err.status, err.cause[0].scheme, err.cause[0].parameters.error], [401, "bearer", "invalid_token"]);
+			return true;
+		});
+		await fails(openid.clientCredentialsGrant(basic, { scope: "group:42/message.write" }), "invalid_scope");
+	});
+
+	await step("oauth4webapi reads every refusal at the token endpoint", async () => {
+		const client = { client_id: "probe" };
+		const redeem = async (auth, grantType, params) => {
+			const res = await oauth.genericTokenEndpointRequest(as, client, auth, grantType, new URLSearchParams(params), insecure);
+			return oauth.processGenericTokenEndpointResponse(as, client, res);
+		};
+		await fails(redeem(oauth.ClientSecretPost(secret), operation, { code: "bhsc_made-up" }), "invalid_grant");
+		await fails(redeem(oauth.ClientSecretPost(secret), operation, {}), "invalid_request");
+		await fails(redeem(oauth.ClientSecretPost(secret), "urn:example:other", {}), "unsupported_grant_type");
+		await fails(redeem(oauth.ClientSecretPost(secret), operation, { code: (await asked()).code, scope: "group:42/member.read" }), "invalid_scope");
+		// With a challenge, oauth4webapi reports that instead of the body.
+		await assert.rejects(redeem(oauth.ClientSecretBasic("wrong"), operation, { code: "x" }), (err) => {
+			assert.deepEqual([err.code, err.status, err.cause[0].scheme], ["OAUTH_WWW_AUTHENTICATE_CHALLENGE", 401, "basic"]);
+			return true;
+		});
+	});
+
+	await step("oauth4webapi reads the challenges of the API: none, wrong place, used up", async () => {
+		const { code } = await asked();
+		const client = { client_id: "probe" };
+		const res = await oauth.genericTokenEndpointRequest(as, client, oauth.ClientSecretBasic(secret), operation, new URLSearchParams({ code }), insecure);
+		const { access_token: token } = await oauth.processGenericTokenEndpointResponse(as, client, res);
+		const call = (url = post().url) => oauth.protectedResourceRequest(token, "POST", url, post().headers, JSON.stringify({ text: "by oauth4webapi" }), insecure);
+		const challenged = (promise, status, error, scope) =>
+			assert.rejects(promise, (err) => {
+				const { scheme, parameters } = err.cause[0];
+				assert.deepEqual([err.status, scheme, parameters.error, parameters.scope], [status, "bearer", error, scope], err.stack);
+				return true;
+			});
+		await challenged(call(new URL(`${base}/api/groups/7/messages`)), 403, "insufficient_scope", "group:7/message.write");
+		for (let i = 0; i < 3; i++) assert.equal((await call()).status, 201);
+		await challenged(call(), 401, "invalid_token", undefined);
+		await challenged(oauth.protectedResourceRequest("made-up", "POST", post().url, post().headers, "{}", insecure), 401, "invalid_token", undefined);
+	});
+
+	await step("standardwebhooks verifies a push, and nothing that was changed", async () => {
+		const { client_id, webhook_secret } = info.apps.find((a) => a.client_id === "hook");
+		const arrived = new Promise((resolve) => (pushed = resolve));
+		await say("zhang-san", "@hook are you there?");
+		await arrived;
+		const { headers, body } = pushes[0];
+		const webhook = new Webhook(webhook_secret);
+		const said = webhook.verify(body, headers);
+		assert.equal(said.type, "grant.issued");
+		assert.match(headers["webhook-signature"], /v1,.*v1a,/);
+		assert.throws(() => webhook.verify(body.replace("42", "43"), headers), WebhookVerificationError);
+		assert.throws(() => webhook.verify(body, { ...headers, "webhook-id": "another" }), WebhookVerificationError);
+		assert.throws(() => new Webhook(info.apps.find((a) => a.client_id === "probe").webhook_secret).verify(body, headers), WebhookVerificationError);
+
+		const config = await discover(client_id, openid.ClientSecretBasic("hook-secret"));
+		const tokens = await openid.genericGrantRequest(config, operation, { code: said.data.code });
+		assert.equal(tokens.grant_id, said.data.id);
+		await fails(openid.genericGrantRequest(basic, operation, { code: said.data.code }), "invalid_grant"); // in the wrong hands
+	});
+}
+
+let status = 0;
+try {
+	await main();
+	console.log(`${passed} steps passed`);
+} catch (err) {
+	console.log(`FAIL after ${passed} steps\n`, err);
+	status = 1;
+} finally {
+	receiver.close();
+	groupchat.kill("SIGINT");
+	const [code] = await once(groupchat, "exit");
+	if (code !== 0) {
+		console.log(`FAIL groupchat ended with ${code}`);
+		status = 1;
+	}
+	await rm(dir, { recursive: true });
+}
+process.exit(status);
