@@ -292,7 +292,7 @@ func (m *Memory) Apply(ctx context.Context, now time.Time, ops []Op) (Outcome, e
 			}
 			return out, nil
 		}
-		if op.Verb == VerbSpend && !spent {
+		if op.Verb == VerbSpend && (!spent || left < out.Left) {
 			spent, out.Left = true, left
 		}
 	}

@@ -177,7 +177,7 @@ type Outcome struct {
 	Reason  Reason // why an operation refused; zero: all were applied
 	Op      int    // the index of the first operation that refused
 	Version uint64 // if it refused: the version that is there (0: no record)
-	Left    int64  // what the first Spend left behind; if it refused: what there is (0: no record)
+	Left    int64  // the least that a Spend left behind; if it refused: what there is (0: no record)
 }
 
 // Applied reports whether everything was written.

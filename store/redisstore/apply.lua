@@ -47,7 +47,7 @@ for i = 1, count do
 			refused = 4
 		else
 			op.left = minus(left, op.want)
-			answer = answer or op.left
+			if not answer or less(op.left, answer) then answer = op.left end
 		end
 	else
 		at = at + (verb == 'c' and 2 or verb == 'd' and 4 or 9)

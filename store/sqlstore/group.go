@@ -334,7 +334,7 @@ func (g *Group) carryOut(c *Call) {
 			}
 			return
 		}
-		if op.verb == store.VerbSpend && !spent {
+		if op.verb == store.VerbSpend && (!spent || left < c.Outcome.Left) {
 			spent, c.Outcome.Left = true, left
 		}
 	}

@@ -268,7 +268,7 @@ func (p *plain) Apply(ctx context.Context, now time.Time, ops []store.Op) (out s
 			}
 			return out, nil
 		}
-		if op.Verb == store.VerbSpend && (!spent || p.has("Left is of the last Spend")) {
+		if op.Verb == store.VerbSpend && (!spent || left < out.Left && !p.has("Left is of the first Spend") || p.has("Left is of the last Spend")) {
 			spent, out.Left = true, left
 		}
 		if p.has("an Apply is several writes") {

@@ -68,6 +68,7 @@ var faults = []struct{ fault, rule string }{
 	{"init is free", "spend-init"},
 	{"init overwrites", "init-race"},
 	{"kinds share IDs", "kinds"},
+	{"Left is of the first Spend", "outcome"},
 	{"Left is of the last Spend", "outcome"},
 	{"List is unsorted", "list-order"},
 	{"no time is 1970", "clock-never"},

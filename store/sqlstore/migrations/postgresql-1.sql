@@ -108,7 +108,7 @@ BEGIN
 					refused := 3;
 				ELSIF remaining = 0 OR remaining < amount THEN
 					refused := 4;
-				ELSIF behind IS NULL THEN
+				ELSIF behind IS NULL OR remaining - amount < behind THEN
 					behind := remaining - amount;
 				END IF;
 				IF refused <> 0 AND there = 0 THEN remaining := 0; END IF;
