@@ -17,6 +17,7 @@
 //	POST /oauth2/revoke      RFC 7009
 //	GET  /oauth2/grants      the app's waiting grants: ?wait=30s is a long poll
 //	GET  /.well-known/oauth-authorization-server  RFC 8414
+//	GET  /.well-known/oauth-protected-resource    RFC 9728; each challenge of Require names it
 //
 // Use:
 //
@@ -118,9 +119,12 @@
 //	RFC 7662 §2.2    of a dead or foreign token nothing but {"active":false}      TestIntrospect
 //	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
 //	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
+//	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata
+//	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRequireBearer
 //	Standard Webhooks  what signs and what verifies                               TestVectors
 //
 // Deviations: a token of RFC 6749 §4.4 lives for ten minutes and has no scope, since it stands for no user. RFC 6749
 // §5.2 lets a server answer 400 to a client that is not known: it is 401 here, as for a wrong secret, so that nobody
-// learns which clients there are.
+// learns which clients there are. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one
+// for each URL of it.
 package authz

@@ -10,9 +10,10 @@ import (
 // standard it tells behest_grants_endpoint, where apps poll. Set the fields before the first request: the answer is
 // made once.
 type MetadataEndpoint struct {
-	Issuer string   // required
-	Prefix string   // of the endpoints, below the issuer; empty: "/oauth2"
-	Scopes []string // scopes_supported; empty: left out
+	Issuer    string   // required
+	Prefix    string   // of the endpoints, below the issuer; empty: "/oauth2"
+	Scopes    []string // scopes_supported; empty: left out
+	Resources []string // protected_resources (RFC 9728 §4); empty: left out
 
 	once sync.Once
 	body []byte
@@ -30,6 +31,7 @@ type metadata struct {
 	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
 	RevocationAuth        []string `json:"revocation_endpoint_auth_methods_supported"`
 	Scopes                []string `json:"scopes_supported,omitempty"`
+	Resources             []string `json:"protected_resources,omitempty"`
 }
 
 // ServeHTTP implements [http.Handler].
@@ -38,12 +40,17 @@ func (m *MetadataEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m.once.Do(m.make)
+	writePublic(w, m.body)
+}
+
+// writePublic answers with JSON that is no secret and may be an hour old.
+func writePublic(w http.ResponseWriter, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "public, max-age=3600")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(m.body)
+	_, _ = w.Write(body) // an error means that nobody is there any more
 }
 
 func (m *MetadataEndpoint) make() {
@@ -55,6 +62,6 @@ func (m *MetadataEndpoint) make() {
 	m.body, _ = json.Marshal(metadata{ // strings cannot fail
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
 		GrantsEndpoint: base + "/grants", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
-		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth, Scopes: m.Scopes,
+		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth, Scopes: m.Scopes, Resources: m.Resources,
 	})
 }

@@ -1174,6 +1174,9 @@ func TestP10Honest(t *testing.T) {
 		check := func(a answer, status int, challenge, body string) {
 			t.Helper()
 			require.Equal(t, status, a.status, a.body)
+			if challenge != "" {
+				challenge += `, resource_metadata="https://social.example/.well-known/oauth-protected-resource"` // RFC 9728 §5.1
+			}
 			require.Equal(t, challenge, a.header.Get("WWW-Authenticate"))
 			require.JSONEq(t, body, a.body)
 			require.Equal(t, "application/json", a.header.Get("Content-Type"))

@@ -34,7 +34,9 @@ func (c Call) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 type Verifier struct {
 	Engine *grant.Engine // required
 	Realm  string        // of the challenge (RFC 9110 §11.5); empty: none
-	Log    *slog.Logger  // causes that clients are not told; nil: nowhere
+	// ResourceMetadata is the URL of a ResourceMetadataEndpoint, which challenges then name (RFC 9728 §5.1). Empty: none.
+	ResourceMetadata string
+	Log              *slog.Logger // causes that clients are not told; nil: nowhere
 }
 
 // Use verifies a token and spends a use of it, for callers without HTTP; see grant.Engine.Use for its errors.
@@ -186,7 +188,7 @@ func bearer(w http.ResponseWriter, r *http.Request, fixed map[string]*answer) (s
 func (v *Verifier) challenge(code, description, wanted string) string {
 	b := []byte("Bearer")
 	sep := " "
-	for _, p := range [...][2]string{{"realm", v.Realm}, {"error", code}, {"error_description", description}, {"scope", wanted}} {
+	for _, p := range [...][2]string{{"realm", v.Realm}, {"error", code}, {"error_description", description}, {"scope", wanted}, {"resource_metadata", v.ResourceMetadata}} {
 		if p[1] != "" {
 			b = append(append(append(b, sep...), p[0]...), '=')
 			b = strconv.AppendQuote(b, p[1])

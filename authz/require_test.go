@@ -135,6 +135,7 @@ func TestRequireBearer(t *testing.T) {
 				if row.body == bad {
 					challenge += `, error="invalid_token", error_description="the token is not valid"`
 				}
+				challenge += `, resource_metadata="https://social.example/.well-known/oauth-protected-resource"`
 				require.Equal(t, []string{challenge}, rec.Header()["Www-Authenticate"])
 			}
 			spent := 0

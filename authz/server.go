@@ -109,20 +109,21 @@ func New(c Config) (*Server, error) {
 	if s.waker == nil {
 		s.waker, _ = st.(Waker)
 	}
-	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, Log: log}
+	issuer, _ := url.Parse(c.Issuer) // checked above
+	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, ResourceMetadata: wellKnown(issuer, resourceMetadata), Log: log}
 	s.deliverer = &Deliverer{Engine: engine, Follow: v.targets, Wait: s.wake.wait, Observe: c.Observe, Now: now, Log: log,
 		Post: func(ctx context.Context, url string, header http.Header, body []byte) (int, time.Duration, error) {
 			answer, err := g.Post(ctx, url, header, body)
 			return answer.Status, answer.RetryAfter, err
 		}}
-	issuer, _ := url.Parse(c.Issuer) // checked above
 	s.endpoints = map[string]http.Handler{
 		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
 		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, Now: now, Log: log},
 		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
 		issuer.Path + prefix + "/grants":     &GrantsEndpoint{Engine: engine, Clients: clients, Store: st, Wait: s.wake.wait, Now: now, Log: log},
 		// RFC 8414 §3.1: the well-known part goes before the issuer's path.
-		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix},
+		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}},
+		resourceMetadata + issuer.Path:                          &ResourceMetadataEndpoint{Resource: c.Issuer, Issuer: c.Issuer},
 	}
 	return s, nil
 }
@@ -311,7 +312,8 @@ func (s *Server) Wake() { s.wake.wake("") }
 func (s *Server) In(st store.Store) *Server {
 	in := *s
 	in.engine = s.engine.In(st)
-	in.verifier = &Verifier{Engine: in.engine, Realm: s.verifier.Realm, Log: s.log}
+	v := *s.verifier
+	v.Engine, in.verifier = in.engine, &v
 	in.wake = newWakeup() // nobody can see yet what is written there
 	return &in
 }
