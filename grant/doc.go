@@ -33,9 +33,10 @@
 //
 //	bhsc_  aggregate (22) | grant ID (22) | secret (32)
 //	bhst_  1 | secret (32) | issued, not after (microseconds, 8 each) | two revocation versions, uses (varints) |
-//	       aggregate, grant ID, revocation ID, account, app, domain, actions, trigger, operation, event ID (each with its length)
+//	       aggregate, grant ID, revocation ID, account, app, domain, actions, trigger, operation, event ID (each with its length);
+//	       if it is bound to a key, that is followed by 4 (varint) | its thumbprint | 0 | 0 (with their lengths)
 //
-// A code has 165 characters, a token 300 and more, at most 4096. The store has SHA-256 of the secret. Nothing of this
+// A code has 165 characters, a token 300 and more, at most 6144. The store has SHA-256 of the secret. Nothing of this
 // is for others to read: it may change.
 //
 // Records (see package store) lie in the aggregate of their account: A is 22 characters of base64url, an HMAC of its
@@ -48,6 +49,7 @@
 //	consent     A.<app, domain, actions>         JSON: the answer, and the revocation versions under which it holds
 //	window      A.<trigger>-<minute>   Left is what PerMinute leaves
 //	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
+//	proof       A.<key, ID of proof>   a proof of the key that a token is bound to: taken once
 //	ledger      A.<time><random>       JSON, with the account as Owner and the App
 //	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
 //	config      config.head, config.c<number>, config.s<number>-<part>   sealed: the changes and their snapshot
@@ -80,6 +82,7 @@
 //	                      delivery they are gone at once
 //	window                its minute                        0
 //	once                  its token's end                   1 hour: a key of Once, and perhaps the answer to it
+//	proof                 when it is too old anyway         1 minute
 //	consent               90 days after the answer          0
 //	revocation            of one grant: with the grant      7 days more than the grant; those of an account and of an
 //	                                                        app here stay for good: two small records at most for each

@@ -189,13 +189,16 @@ type Grant struct {
 	Event   Event        // its cause (P1)
 	// State is "pending" (waits for Decide), "denied", "issued" (its code waits), "redeemed", "revoked" or "expired"; or
 	// "suspended", which it is as long as its app or its trigger is, and then again what it was.
-	State        string
-	IssuedAt     time.Time
-	RedeemBy     time.Time     // the code's end; zero while pending
-	For          time.Duration // the token's life, from its redemption
-	NotAfter     time.Time     // the token's end; zero until redeemed
-	Uses         int           // or Unlimited
-	Deliver      Delivery
+	State    string
+	IssuedAt time.Time
+	RedeemBy time.Time     // the code's end; zero while pending
+	For      time.Duration // the token's life, from its redemption
+	NotAfter time.Time     // the token's end; zero until redeemed
+	Uses     int           // or Unlimited
+	Deliver  Delivery
+	// Key is the thumbprint of the key that the token is bound to (RFC 9449 §6.1: SHA-256 of a JWK, RFC 7638), of at most
+	// 128 characters: [Engine.UseBound] alone takes the token. Empty: it is bound to none. See [Engine.RedeemFunc].
+	Key          string
 	Code         Secret    // from Emit, Decide and Claim, as long as it waits to be delivered and redeemed
 	Tries        int       // from Claim: how often delivery was put off before
 	Leased       time.Time // from Claim: until then nobody else gets it
@@ -227,6 +230,7 @@ const (
 	kindConsent    = "consent"    // A.<app, domain, actions>
 	kindWindow     = "window"     // A.<trigger>-<minute>: Left is what may still be issued
 	kindOnce       = "once"       // A.<grant and key>: a call that happens once, and its answer
+	kindProof      = "proof"      // A.<key and ID of a proof>: taken once
 	kindLedger     = "ledger"     // A.<time><random>
 	// and "push", "poll" and "redirect": A.<grant>, the outbox: the sealed code; Due is when to deliver it.
 )
@@ -238,9 +242,13 @@ const (
 	keepToken   = 24 * time.Hour
 	keepConsent = 90 * 24 * time.Hour
 	keepOnce    = time.Hour      // longer than the clocks of two nodes differ: as long as a token is good, so is its key
+	keepProof   = time.Minute    // likewise
 	pendingFor  = 24 * time.Hour // how long a pending grant waits for Decide
 	maxDepth    = 4
-	hereAll     = "all"
+	// deriveDepth is how many tokens may be derived, one of the other, unless the trigger says otherwise.
+	deriveDepth    = 4
+	maxDeriveDepth = 8
+	hereAll        = "all"
 )
 
 // place names where a grant lies: the account's aggregate, and the IDs of the records that could revoke it.
@@ -274,6 +282,7 @@ type grantData struct {
 	CodeHash     string       `json:"code_hash,omitempty"`
 	Revisions    [2]uint64    `json:"revisions"`
 	Depth        int          `json:"depth,omitempty"`
+	Key          string       `json:"key,omitempty"`
 }
 
 type eventData struct {
@@ -296,6 +305,7 @@ func (g *Grant) record(aggregate string, version uint64, notAfter time.Time) (st
 			Data: ev.Data, At: ev.At.UnixMicro(), By: ev.By},
 		RedeemBy: unixMicro(g.RedeemBy), For: int64(g.For), RedeemWithin: int64(g.redeemWithin), NotAfter: unixMicro(g.NotAfter),
 		Uses: g.Uses, Deliver: g.Deliver, Consent: g.consent, CodeHash: g.codeHash, Revisions: g.revisions, Depth: g.depth,
+		Key: g.Key,
 	})
 	return store.Record{Kind: kindGrant, ID: aggregate + "." + g.ID, Version: version, Owner: g.Account, App: g.App, NotAfter: notAfter, Data: data}, err
 }
@@ -330,7 +340,7 @@ func readGrant(r *store.Record) (*Grant, error) {
 			Target: ev.Target, Data: ev.Data, At: micros(ev.At), By: ev.By},
 		State: d.State, IssuedAt: micros(d.At), RedeemBy: timeOf(d.RedeemBy), For: time.Duration(d.For), NotAfter: timeOf(d.NotAfter),
 		Uses: d.Uses, Deliver: d.Deliver, codeHash: d.CodeHash, revisions: d.Revisions, depth: d.Depth,
-		redeemWithin: time.Duration(d.RedeemWithin), consent: d.Consent,
+		redeemWithin: time.Duration(d.RedeemWithin), consent: d.Consent, Key: d.Key,
 	}, nil
 }
 

@@ -171,7 +171,7 @@ func (p *probe) batches() [][]store.Op {
 }
 
 // kinds of records that the engine writes.
-var kinds = []string{"event", "grant", "token", "revocation", "consent", "window", "once", "ledger", "push", "poll", "redirect", "config"}
+var kinds = []string{"event", "grant", "token", "revocation", "consent", "window", "once", "proof", "ledger", "push", "poll", "redirect", "config"}
 
 // everything in the store.
 func (p *probe) everything(t testing.TB) []store.Record {

@@ -166,7 +166,7 @@ func (e *Engine) Purge(ctx context.Context, n int) (int, error) {
 		kind string
 		keep time.Duration
 	}{
-		{kindToken, keepToken}, {kindGrant, keepGrant}, {kindEvent, 0}, {kindRevocation, keepGrant}, {kindConsent, 0}, {kindWindow, 0}, {kindOnce, keepOnce},
+		{kindToken, keepToken}, {kindGrant, keepGrant}, {kindEvent, 0}, {kindRevocation, keepGrant}, {kindConsent, 0}, {kindWindow, 0}, {kindOnce, keepOnce}, {kindProof, keepProof},
 		{string(Push), 0}, {string(Poll), 0}, {string(Redirect), 0}, {kindLedger, e.keep},
 	} {
 		if total == n {

@@ -29,7 +29,7 @@ const (
 
 	kidSize  = 4
 	headSize = kidSize + chacha20poly1305.NonceSizeX
-	maxToken = 4096 // characters; a longer one is not read
+	maxToken = 6144 // characters; a longer one is not read
 )
 
 var b64 = base64.RawURLEncoding.Strict()
@@ -213,13 +213,24 @@ type sealedToken struct {
 	trigger          string
 	operation        string
 	event            string
+
+	// What nearly no token has comes last, and is left out of those.
+	deeper    int    // how many tokens may still be derived from it, one of the other
+	key       string // the thumbprint of the key that it is bound to; empty: to none
+	delegates string // the apps that may exchange it, joined by spaces
+	parents   string // what it is derived from, the last one first; see links
 }
 
 const tokenFormat = 1
 
+// ordinary reports whether a use needs no more than the token's own records.
+func (t *sealedToken) ordinary() bool { return t.key == "" && t.parents == "" }
+
 func (t *sealedToken) strings() [10]*string {
 	return [...]*string{&t.aggregate, &t.grant, &t.here, &t.account, &t.app, &t.domain, &t.actions, &t.trigger, &t.operation, &t.event}
 }
+
+func (t *sealedToken) more() [3]*string { return [...]*string{&t.key, &t.delegates, &t.parents} }
 
 func (k *keys) sealToken(t *sealedToken) string {
 	b := append(make([]byte, 0, 512), tokenFormat)
@@ -231,6 +242,12 @@ func (k *keys) sealToken(t *sealedToken) string {
 	b = binary.AppendVarint(b, t.uses)
 	for _, s := range t.strings() {
 		b = appendString(b, *s)
+	}
+	if !t.ordinary() || t.delegates != "" || t.deeper != deriveDepth {
+		b = binary.AppendUvarint(b, uint64(t.deeper))
+		for _, s := range t.more() {
+			b = appendString(b, *s)
+		}
 	}
 	return seal(k.token, tokenPrefix, b)
 }
@@ -259,13 +276,35 @@ func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
 	t.uses = uses
 	rest := string(b[n:]) // the one allocation: the fields are parts of it
 	for _, s := range t.strings() {
-		size, n := uvarintString(rest)
-		if n <= 0 || uint64(len(rest)-n) < size {
+		var ok bool
+		if *s, rest, ok = cutString(rest); !ok {
 			return false
 		}
-		*s, rest = rest[n:n+int(size)], rest[n+int(size):]
+	}
+	t.deeper, t.key, t.delegates, t.parents = deriveDepth, "", "", ""
+	if rest == "" {
+		return true
+	}
+	deeper, n := uvarintString(rest)
+	if n <= 0 || deeper > maxDeriveDepth {
+		return false
+	}
+	t.deeper, rest = int(deeper), rest[n:]
+	for _, s := range t.more() {
+		if *s, rest, ok = cutString(rest); !ok {
+			return false
+		}
 	}
 	return rest == ""
+}
+
+// cutString takes one string, with its length before it, from the front.
+func cutString(s string) (first, rest string, ok bool) {
+	size, n := uvarintString(s)
+	if n <= 0 || uint64(len(s)-n) < size {
+		return "", "", false
+	}
+	return s[n : n+int(size)], s[n+int(size):], true
 }
 
 func uvarintString(s string) (uint64, int) {

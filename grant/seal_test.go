@@ -30,7 +30,7 @@ func testKeys(t testing.TB, root string, sealing ...string) *keys {
 func someToken() *sealedToken {
 	return &sealedToken{secret: [32]byte{1, 2, 3}, issued: 1e15, notAfter: 2e15, versions: [2]uint64{7, 1 << 40}, uses: -1,
 		aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len), here: strings.Repeat("h", name16Len),
-		account: "zhang-san", app: "bookbot", domain: "group:42", actions: "member.read message.write", trigger: "t", operation: "mention", event: "m1"}
+		account: "zhang-san", app: "bookbot", domain: "group:42", actions: "member.read message.write", trigger: "t", operation: "mention", event: "m1", deeper: deriveDepth}
 }
 
 // plainToken is what sealToken seals.

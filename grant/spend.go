@@ -28,10 +28,18 @@ func (e *Engine) PrepareFunc(ctx context.Context, token string, resolve func() (
 	if !e.keys.openToken(token, t, nil) {
 		return nil, errSealed
 	}
+	if t.key != "" {
+		return nil, e.keyless(ctx, t)
+	}
 	want, err := resolve()
 	if err != nil {
 		return nil, err
 	}
+	return p.prepare(ctx, want)
+}
+
+func (p *pending) prepare(ctx context.Context, want scope.Scope) (*Delegation, error) {
+	e, t := p.engine, &p.token
 	now := e.now()
 	if err := t.allows(now, want); err != nil {
 		return nil, p.refuse(ctx, now, want, err)
@@ -57,7 +65,8 @@ type pending struct {
 	lost   bool // the store failed at the last try, which may have been applied
 	spent  atomic.Bool
 	once   *once
-	repeat *repeat // why the last call was refused, if that was why
+	proof  *store.Record // that the token's key is there; nil: nothing to be taken once
+	repeat *repeat       // why the last call was refused, if that was why
 }
 
 type once struct {
@@ -164,7 +173,6 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 	if err != nil {
 		return 0, err
 	}
-	const ledgerAt, onceAt = 3, 4
 	ops := append(p.revocations(), p.entry.put(p.ledger, appendEntry(nil, &p.entry)))
 	if p.once != nil {
 		p.once.at = now
@@ -174,24 +182,37 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 		}
 		ops = append(ops, store.Put(r))
 	}
-	out, err := st.Apply(ctx, now, append(ops, store.Spend(kindToken, p.id, cost, nil)))
+	if p.proof != nil {
+		ops = append(ops, store.Put(*p.proof))
+	}
+	ops = append(ops, store.Spend(kindToken, p.id, cost, nil))
+	out, err := st.Apply(ctx, now, ops)
 	switch {
 	case err != nil:
 		p.lost = true
 		return 0, err
 	case out.Applied():
 		return out.Left, nil
-	case out.Op == ledgerAt:
+	}
+	switch ops[out.Op].Record.Kind {
+	case kindRevocation:
+		return 0, ErrRevoked
+	case kindLedger:
 		return 0, errWritten
-	case out.Op == onceAt && p.once != nil:
+	case kindOnce:
+		if err := p.taken(ctx, now); err != nil {
+			return 0, err
+		}
 		return 0, p.repeated(ctx, st, now)
+	case kindProof:
+		return 0, errProof
 	}
 	return 0, refused(out, want, cost)
 }
 
 // revocations ask whether the grant, the app or all was revoked.
 func (p *pending) revocations() []store.Op {
-	return append(make([]store.Op, 0, 6),
+	return append(make([]store.Op, 0, 7),
 		store.Check(kindRevocation, p.all, p.token.versions[0]),
 		store.Check(kindRevocation, p.here, p.token.versions[1]),
 		store.Check(kindRevocation, p.grant, 0))
@@ -199,7 +220,11 @@ func (p *pending) revocations() []store.Op {
 
 // refuse puts a refusal on record.
 func (p *pending) refuse(ctx context.Context, now time.Time, want scope.Scope, err error) error {
-	if reason := Reason(err); reason != "" {
+	reason := Reason(err)
+	if err == errProof {
+		reason = "unknown"
+	}
+	if reason != "" {
 		p.engine.refuse(ctx, now, refusal{p.token.account, p.token.app, p.token.grant, want.String(), reason})
 	}
 	return err
@@ -231,12 +256,16 @@ func (p *pending) check(ctx context.Context, now time.Time, want scope.Scope) er
 		return err
 	}
 	st := p.engine.store
-	out, err := st.Apply(ctx, now, append(p.revocations(), store.Check(kindOnce, p.once.id, 0)))
+	ops := append(p.revocations(), store.Check(kindOnce, p.once.id, 0))
+	out, err := st.Apply(ctx, now, ops)
 	switch {
 	case err != nil, out.Applied():
 		return err
-	case out.Op < 3:
+	case ops[out.Op].Record.Kind == kindRevocation:
 		return ErrRevoked
+	}
+	if err := p.taken(ctx, now); err != nil {
+		return err
 	}
 	return p.repeated(ctx, st, now)
 }

@@ -22,7 +22,8 @@ func (e *Engine) Redeem(ctx context.Context, app string, code Secret) (*Grant, S
 }
 
 // RedeemFunc is Redeem for callers that have conditions of their own: accept is asked when the code has been found
-// good, before anything is written. Its error is returned as it is, and leaves the code as it was.
+// good, before anything is written. Its error is returned as it is, and leaves the code as it was. It may set Key, and
+// change nothing else, of the grant it is shown.
 func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept func(*Grant) error) (*Grant, Secret, error) {
 	c, ok := e.keys.openCode(code.Reveal())
 	if !ok {
@@ -62,12 +63,16 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 	if err := accept(g); err != nil {
 		return nil, Secret{}, err
 	}
+	if err := checkKey(g.Key); err != nil {
+		return nil, Secret{}, err
+	}
 	at := e.place(g.Account, g.App, g.Domain)
 	t := sealedToken{
 		secret: newSecret(), issued: now.UnixMicro(), notAfter: now.Add(g.For).UnixMicro(), versions: g.revisions, uses: int64(g.Uses),
 		aggregate: c.aggregate, grant: g.ID, here: at.here, account: g.Account, app: g.App,
 		domain: g.Domain.String(), actions: strings.Join(g.Actions, " "),
 		trigger: g.Trigger, operation: string(g.Event.Operation), event: g.Event.ID,
+		deeper: deriveDepth, key: g.Key,
 	}
 	token := e.keys.sealToken(&t)
 	g.State, g.NotAfter = "redeemed", micros(t.notAfter)
@@ -122,8 +127,12 @@ type Delegation struct {
 	Left      int // after this use, or Unlimited; a count is 0 while it is not Spent
 	granted   string
 	actions   string
+	key       string
 	pending   *pending // from Prepare
 }
+
+// Key is the thumbprint of the key that the token is bound to, as in Grant.Key; empty: none.
+func (d *Delegation) Key() string { return d.key }
 
 // Granted is all that the token allows.
 func (d *Delegation) Granted() scope.Set {
@@ -154,6 +163,9 @@ func (e *Engine) Use(ctx context.Context, token string, want scope.Scope) (*Dele
 	if !e.keys.openToken(token, &s.token, s.plain[:]) {
 		return nil, errSealed
 	}
+	if s.token.key != "" {
+		return nil, e.keyless(ctx, &s.token)
+	}
 	return e.useOpened(ctx, s, want)
 }
 
@@ -165,6 +177,9 @@ func (e *Engine) UseFunc(ctx context.Context, token string, resolve func() (scop
 	defer scratches.Put(s)
 	if !e.keys.openToken(token, &s.token, s.plain[:]) {
 		return nil, errSealed
+	}
+	if s.token.key != "" {
+		return nil, e.keyless(ctx, &s.token)
 	}
 	want, err := resolve()
 	if err != nil {
@@ -293,7 +308,7 @@ func (e *engine) permitted(ctx context.Context, set *settings, t *sealedToken, w
 
 func (t *sealedToken) delegation(left int64) *Delegation {
 	d := &Delegation{Account: t.account, App: t.app, Grant: t.grant, Trigger: t.trigger, Operation: Operation(t.operation), Event: t.event,
-		IssuedAt: micros(t.issued), NotAfter: micros(t.notAfter), Uses: int(t.uses), Left: int(left), granted: t.domain, actions: t.actions}
+		IssuedAt: micros(t.issued), NotAfter: micros(t.notAfter), Uses: int(t.uses), Left: int(left), granted: t.domain, actions: t.actions, key: t.key}
 	if t.uses == Unlimited {
 		d.Left = Unlimited
 	}
