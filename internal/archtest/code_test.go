@@ -47,6 +47,7 @@ var arrows = map[string]arrow{
 	"authz/app":        {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
 	"authz/authztest":  {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
 	"internal/guard":   {},
+	"internal/jose":    {uses: []string{"github.com/go-jose/go-jose/v4", "github.com/go-jose/go-jose/v4/json"}},
 	"internal/crash":   {uses: []string{"grant", "scope", "store"}},                                                // tests only
 	"internal/outage":  {uses: []string{"authz", "grant", "scope", "store", "internal/crash", "internal/servers"}}, // tests only
 	"internal/servers": {},                                                                                         // tests only
