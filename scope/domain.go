@@ -68,16 +68,12 @@ func (d Domain) Child(kind, id string) (Domain, error) {
 	if size > maxText {
 		return Domain{}, faultf(len(d.text), "the child would have %d bytes, over the limit of %d", size, maxText).in("domain", d.text)
 	}
-	var b strings.Builder
-	b.Grow(size)
+	b := make([]byte, 0, 128) // on the stack, and enough for nearly all
 	if d.text != "" {
-		b.WriteString(d.text)
-		b.WriteByte('/')
+		b = append(append(b, d.text...), '/')
 	}
-	b.WriteString(kind)
-	b.WriteByte(':')
-	encode(&b, id)
-	return Domain{text: b.String()}, nil
+	b = append(append(b, kind...), ':')
+	return Domain{text: string(appendEncoded(b, id))}, nil
 }
 
 // Parent returns the domain that d lies directly in, or the zero Domain if d is a root or zero.
@@ -336,17 +332,16 @@ func decode(id string) string {
 	return string(b)
 }
 
-func encode(b *strings.Builder, id string) {
+func appendEncoded(b []byte, id string) []byte {
 	for i := 0; i < len(id); i++ {
 		c := id[i]
 		if isUnreserved(c) {
-			b.WriteByte(c)
+			b = append(b, c)
 		} else {
-			b.WriteByte('%')
-			b.WriteByte(upperHex[c>>4])
-			b.WriteByte(upperHex[c&15])
+			b = append(b, '%', upperHex[c>>4], upperHex[c&15])
 		}
 	}
+	return b
 }
 
 func encodedLen(id string) int {

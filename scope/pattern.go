@@ -197,10 +197,12 @@ func (p Pattern) Expand(value func(name string) (string, bool)) (Scope, error) {
 	if p.action == 0 {
 		return Scope{}, errNotExpandable
 	}
-	var values [maxDepth]string
-	size := len(p.text)
-	n := 0
-	for _, name, rest := cutName(p.text); name != ""; _, name, rest = cutName(rest) {
+	b := make([]byte, 0, 128) // on the stack, and enough for nearly all
+	before, name, rest := cutName(p.text)
+	if name == "" {
+		return Scope{text: p.text, cut: p.action - 1}, nil
+	}
+	for ; name != ""; before, name, rest = cutName(rest) {
 		v, ok := value(name)
 		if !ok || v == "" {
 			return Scope{}, fmt.Errorf("scope: pattern %s: there is no value for {%s}", excerpt(p.text, 0), name)
@@ -208,27 +210,13 @@ func (p Pattern) Expand(value func(name string) (string, bool)) (Scope, error) {
 		if f := checkRaw(v); f != nil {
 			return Scope{}, f.in("value of {"+name+"}", v)
 		}
-		values[n] = v
-		n++
-		size += encodedLen(v) - len(name) - len("{}")
+		b = appendEncoded(append(b, before...), v)
 	}
-	if n == 0 {
-		return Scope{text: p.text, cut: p.action - 1}, nil
+	b = append(b, before...)
+	if len(b) > maxText {
+		return Scope{}, faultf(0, "the scope would have %d bytes, over the limit of %d", len(b), maxText).in("values for the pattern", p.text)
 	}
-	if size > maxText {
-		return Scope{}, faultf(0, "the scope would have %d bytes, over the limit of %d", size, maxText).in("values for the pattern", p.text)
-	}
-	var b strings.Builder
-	b.Grow(size)
-	rest := p.text
-	for _, v := range values[:n] {
-		var before string
-		before, _, rest = cutName(rest)
-		b.WriteString(before)
-		encode(&b, v)
-	}
-	b.WriteString(rest)
-	return Scope{text: b.String(), cut: size - (len(p.text) - p.action) - 1}, nil
+	return Scope{text: string(b), cut: len(b) - (len(p.text) - p.action) - 1}, nil
 }
 
 // IsZero reports whether p is the zero Pattern.
