@@ -120,12 +120,12 @@ func unseal(with []sealingKey, prefix, sealed string, buf []byte) ([]byte, bool)
 	if n := b64.DecodedLen(len(text)); n > len(buf) {
 		buf = make([]byte, n)
 	}
-	// Decode skips line breaks, which would give one token many spellings.
-	if strings.IndexByte(text, '\n') >= 0 || strings.IndexByte(text, '\r') >= 0 {
-		return nil, false
-	}
 	n, err := b64.Decode(buf, []byte(text))
 	if err != nil || n < headSize+chacha20poly1305.Overhead {
+		return nil, false
+	}
+	// Decode skips line breaks, which would give one token many spellings.
+	if b64.EncodedLen(n) != len(text) {
 		return nil, false
 	}
 	raw := buf[:n]

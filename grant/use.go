@@ -227,13 +227,11 @@ func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.
 	entry := Entry{At: now, What: "used", Account: t.account, App: t.app, Grant: t.grant, Scope: want.String()}
 	all, here, grant, token, ledger := e.ids(t, s.text[:0], now)
 	entry.ID = ledger[len(t.aggregate)+1:]
-	s.ops = [...]store.Op{
-		store.Check(kindRevocation, all, t.versions[0]),
-		store.Check(kindRevocation, here, t.versions[1]),
-		store.Check(kindRevocation, grant, 0),
-		store.Spend(kindToken, token, cost, nil),
-		entry.put(ledger, appendEntry(s.text[:0], &entry)),
-	}
+	s.ops[0] = store.Check(kindRevocation, all, t.versions[0])
+	s.ops[1] = store.Check(kindRevocation, here, t.versions[1])
+	s.ops[2] = store.Check(kindRevocation, grant, 0)
+	s.ops[3] = store.Spend(kindToken, token, cost, nil)
+	s.ops[4] = entry.put(ledger, appendEntry(s.text[:0], &entry))
 	out, err := e.store.Apply(ctx, now, s.ops[:])
 	if err == nil {
 		err = refused(out, want, cost)
@@ -336,8 +334,9 @@ func covers(domain, other string) bool {
 }
 
 func hasField(list, word string) bool {
-	for f := range strings.SplitSeq(list, " ") {
-		if f == word {
+	for more := true; more; {
+		var field string
+		if field, list, more = strings.Cut(list, " "); field == word {
 			return true
 		}
 	}
