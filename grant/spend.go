@@ -270,6 +270,37 @@ func (p *pending) check(ctx context.Context, now time.Time, want scope.Scope) er
 	return p.repeated(ctx, st, now)
 }
 
+// SpendOnce is [Delegation.Once] and Spend in the engine's own store, for callers that lose answers, such as over a network: a use
+// that was spent under the same key, by whatever node, is this use, and not another one. Then again is true, and d.Left
+// what is left now. The use is spent when the error is nil, which never says that something was done with it. Another
+// request with the same key is [ErrInvalid].
+func (d *Delegation) SpendOnce(ctx context.Context, key string, request [32]byte) (again bool, err error) {
+	if err := d.Once(key, request); err != nil {
+		return false, err
+	}
+	err = d.Spend(ctx, nil)
+	// The key is written in the same Apply that spends: where it is, the use is spent.
+	if state, _, _ := d.Repeat(); err == nil || state != "open" && state != "over" {
+		return false, err
+	}
+	p, err := d.begin()
+	if err != nil {
+		return false, err
+	}
+	defer p.mu.Unlock()
+	found, err := p.engine.store.Get(ctx, kindToken, p.id)
+	if err != nil {
+		return false, err
+	}
+	if len(found) == 0 {
+		return false, fmt.Errorf("%w: no such token", ErrUnknown)
+	}
+	p.repeat = nil
+	p.spent.Store(true)
+	d.Left = p.token.delegation(found[0].Left).Left
+	return true, nil
+}
+
 // maxOnce bounds a key of Once.
 const maxOnce = 255
 
