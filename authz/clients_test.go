@@ -120,6 +120,7 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 	w.mux.Handle("/oauth2/token", &authz.TokenEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/introspect", &authz.IntrospectionEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Issuer: endpointIssuer, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/revoke", &authz.RevocationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log})
+	w.mux.Handle("/oauth2/use", &authz.UseEndpoint{Engine: w.engine, Clients: w.clients, Log: log})
 	w.mux.Handle("/oauth2/grants", &authz.GrantsEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log,
 		Wait: func(string) (<-chan struct{}, time.Duration) {
 			if c := w.news.Load(); c != nil {

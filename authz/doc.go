@@ -15,6 +15,7 @@
 //	POST /oauth2/token       RFC 6749: the operation grant (urn:behest:grant-type:operation, parameter code) and client_credentials
 //	POST /oauth2/introspect  RFC 7662
 //	POST /oauth2/revoke      RFC 7009
+//	POST /oauth2/use         spends a use, for a resource server that does not share the store: see UseEndpoint
 //	GET  /oauth2/grants      the app's waiting grants: ?wait=30s is a long poll
 //	GET  /.well-known/oauth-authorization-server  RFC 8414
 //	GET  /.well-known/oauth-protected-resource    RFC 9728; each challenge of Require names it

@@ -7,7 +7,7 @@ import (
 )
 
 // A MetadataEndpoint answers GET /.well-known/oauth-authorization-server (RFC 8414). Besides the members of the
-// standard it tells behest_grants_endpoint, where apps poll. Set the fields before the first request: the answer is
+// standard it tells behest_grants_endpoint, where apps poll, and behest_use_endpoint, where resource servers spend. Set the fields before the first request: the answer is
 // made once.
 type MetadataEndpoint struct {
 	Issuer    string   // required
@@ -25,6 +25,7 @@ type metadata struct {
 	IntrospectionEndpoint string   `json:"introspection_endpoint"`
 	RevocationEndpoint    string   `json:"revocation_endpoint"`
 	GrantsEndpoint        string   `json:"behest_grants_endpoint"`
+	UseEndpoint           string   `json:"behest_use_endpoint"`
 	GrantTypes            []string `json:"grant_types_supported"`
 	ResponseTypes         []string `json:"response_types_supported"`
 	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
@@ -61,7 +62,7 @@ func (m *MetadataEndpoint) make() {
 	base, auth := m.Issuer+prefix, []string{"client_secret_basic", "client_secret_post"}
 	m.body, _ = json.Marshal(metadata{ // strings cannot fail
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
-		GrantsEndpoint: base + "/grants", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
+		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
 		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth, Scopes: m.Scopes, Resources: m.Resources,
 	})
 }

@@ -25,6 +25,7 @@ func TestMetadata(t *testing.T) {
 		"introspection_endpoint": "https://social.example/oauth2/introspect",
 		"revocation_endpoint": "https://social.example/oauth2/revoke",
 		"behest_grants_endpoint": "https://social.example/oauth2/grants",
+		"behest_use_endpoint": "https://social.example/oauth2/use",
 		"grant_types_supported": ["urn:behest:grant-type:operation", "client_credentials"],
 		"response_types_supported": [],
 		"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],

@@ -55,7 +55,7 @@ func TestRoutesBesideAHost(t *testing.T) {
 			mux.Handle(pattern, h)
 		})
 		require.Contains(t, patterns, "POST /oauth2/token")
-		for path, allow := range map[string]string{"/oauth2/token": "POST", "/oauth2/introspect": "POST", "/oauth2/revoke": "POST", "/oauth2/grants": "GET", "/.well-known/oauth-authorization-server": "GET, HEAD", "/.well-known/oauth-protected-resource": "GET, HEAD"} {
+		for path, allow := range map[string]string{"/oauth2/token": "POST", "/oauth2/introspect": "POST", "/oauth2/revoke": "POST", "/oauth2/grants": "GET", "/oauth2/use": "POST", "/.well-known/oauth-authorization-server": "GET, HEAD", "/.well-known/oauth-protected-resource": "GET, HEAD"} {
 			for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
 				rec := serve(mux, httptest.NewRequest(method, path, nil))
 				if strings.Contains(allow, method) {
