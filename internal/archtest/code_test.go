@@ -42,6 +42,11 @@ var arrows = map[string]arrow{
 			goOAuth2 + "/manage", goOAuth2 + "/store", goOAuth2 + "/generates",
 			"golang.org/x/oauth2/..."},
 	},
+	"authz/goauth2": {
+		uses: []string{"authz", "store", goOAuth2, goOAuth2 + "/errors", goOAuth2 + "/models", goOAuth2 + "/server"},
+		tests: []string{"authz/authztest", "grant", "scope", "internal/stores",
+			goOAuth2 + "/manage", goOAuth2 + "/store"},
+	},
 	"authz/webhook": {},
 	// The third-party side: it knows the wire, not the server.
 	"authz/app":        {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
@@ -57,6 +62,7 @@ var arrows = map[string]arrow{
 
 // drivers are what examples may import of third parties: those that a user of the same stores would.
 var drivers = map[string][]string{
+	"examples/go-oauth2": {goOAuth2, goOAuth2 + "/manage", goOAuth2 + "/models", goOAuth2 + "/server", goOAuth2 + "/store", "golang.org/x/oauth2"},
 	"examples/groupchat": {"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/stdlib", "github.com/redis/go-redis/v9", "modernc.org/sqlite"},
 }
 
