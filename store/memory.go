@@ -127,8 +127,14 @@ func newRecord(r *Record) *record {
 	id := len(r.ID)
 	owner := id + len(r.Owner)
 	app := owner + len(r.App)
+	var text strings.Builder
+	text.Grow(app + len(r.Data))
+	text.WriteString(r.ID)
+	text.WriteString(r.Owner)
+	text.WriteString(r.App)
+	text.Write(r.Data)
 	return &record{
-		text: r.ID + r.Owner + r.App + string(r.Data), idEnd: uint32(id), ownerEnd: uint32(owner), appEnd: uint32(app),
+		text: text.String(), idEnd: uint32(id), ownerEnd: uint32(owner), appEnd: uint32(app),
 		version: 1, left: r.Left, due: stampOf(r.Due), notAfter: stampOf(r.NotAfter),
 	}
 }
