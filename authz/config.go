@@ -87,7 +87,7 @@ type App struct {
 func (c *Config) check() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("authz: "+format, args...)) }
-	if u, err := url.Parse(c.Issuer); err != nil || !secure(u) || !plainPath(u.EscapedPath()) || strings.ContainsAny(c.Issuer, "?#") {
+	if !plainURL(c.Issuer) {
 		fault("Issuer: %.80q is not an https URL with a plain path or none, without query, fragment and final slash", c.Issuer)
 	}
 	if !plainPath(c.Prefix) {

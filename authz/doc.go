@@ -98,6 +98,11 @@
 //	err = az.Change(ctx, authz.Change{ResumeApps: []string{"bookbot"}, By: admin})   // and what has not expired works again
 //	err = az.Change(ctx, authz.Change{Apps: []authz.App{newApp}, Triggers: []grant.Trigger{newTrigger}, By: admin})
 //
+// # Resource servers in another process
+//
+// An API that does not share the store is guarded by a [Remote], with the same Require: it spends each use by POST
+// /oauth2/use, as a client that is registered with Introspect.
+//
 // # Standards
 //
 // What each requires of this server, and the test that holds it; a deviation says why.
@@ -121,7 +126,7 @@
 //	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
 //	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
 //	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata
-//	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRequireBearer
+//	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRemoteResourceMetadata
 //	Standard Webhooks  what signs and what verifies                               TestVectors
 //
 // Deviations: a token of RFC 6749 §4.4 lives for ten minutes and has no scope, since it stands for no user. RFC 6749

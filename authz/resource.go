@@ -15,8 +15,7 @@ func wellKnown(u *url.URL, part string) string { return u.Scheme + "://" + u.Hos
 
 // A ResourceMetadataEndpoint answers GET /.well-known/oauth-protected-resource (RFC 9728): where a client that was
 // refused by Require finds who gives tokens. The resource is the whole API, not one of its URLs. A Server has one for
-// its own API; a resource server in another process mounts its own at [Remote.ResourceMetadata]. Set the fields before
-// the first request: the answer is made once.
+// its own API, and so has a [Remote]. Set the fields before the first request: the answer is made once.
 type ResourceMetadataEndpoint struct {
 	Resource string   // the API's own URL; required
 	Issuer   string   // of the authorization server; required
