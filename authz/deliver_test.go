@@ -100,8 +100,8 @@ func TestDeliverToHostileReceivers(t *testing.T) {
 			defer hook.Close()
 			attempts := make(chan grant.Entry, 100)
 			s := authztest.New(t, authz.Config{
-				Apps:     []authz.App{{ID: "bot", Actions: []string{"message.write"}, Webhook: hook.URL + "/hook"}},
-				Triggers: []grant.Trigger{{App: "bot", On: grant.Mention, In: "*", Allow: []string{"message.write"}, RedeemWithin: time.Minute}},
+				Apps:     []authz.App{{ID: "book.bot", Actions: []string{"message.write"}, Webhook: hook.URL + "/hook"}},
+				Triggers: []grant.Trigger{{App: "book.bot", On: grant.Mention, In: "*", Allow: []string{"message.write"}, RedeemWithin: time.Minute}},
 				Observe: func(_ context.Context, e grant.Entry) {
 					if strings.HasSuffix(e.What, "delivered") {
 						attempts <- e
@@ -109,7 +109,7 @@ func TestDeliverToHostileReceivers(t *testing.T) {
 				},
 				AllowWebhooksTo: []string{hook.Listener.Addr().String()},
 			})
-			issued := s.MustEmit(grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "bot", Domain: scope.MustDomain("group:42"), Text: "<hi> & 你好"})
+			issued := s.MustEmit(grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "book.bot", Domain: scope.MustDomain("group:42"), Text: "<hi> & 你好"})
 			var last try
 			stamps := map[string]bool{}
 			for i := range row.tries + 1 {
@@ -117,14 +117,14 @@ func TestDeliverToHostileReceivers(t *testing.T) {
 				require.Equal(t, []string{issued[0].ID}, last.header["Webhook-Id"], "the same at each try")
 				require.Equal(t, "application/json", last.header.Get("Content-Type"))
 				stamps[last.header.Get("Webhook-Timestamp")] = true
-				for _, text := range []string{s.WebhookSecret("bot").Reveal(), s.WebhookKey("bot")} {
+				for _, text := range []string{s.WebhookSecret("book.bot").Reveal(), s.WebhookKey("book.bot")} {
 					key, err := webhook.ParseKey(text)
 					require.NoError(t, err)
 					_, err = webhook.Verify(last.header, last.body, s.Clock.Now(), key)
 					require.NoError(t, err)
 				}
 				e := <-attempts
-				require.Equal(t, []any{i + 1, "bot", issued[0].ID}, []any{e.Count, e.App, e.Grant})
+				require.Equal(t, []any{i + 1, "book.bot", issued[0].ID}, []any{e.Count, e.App, e.Grant})
 				if i < row.tries {
 					require.Equal(t, "undelivered", e.What)
 					s.Clock.Advance(8 * time.Second) // longer than the pauses so far
@@ -147,7 +147,7 @@ func TestDeliverToHostileReceivers(t *testing.T) {
 			require.Equal(t, issued[0].IssuedAt, message.Timestamp)
 			require.Equal(t, map[string]any{
 				"id": issued[0].ID, "code": issued[0].Code.Reveal(), "scope": "group:42/message.write", "redeem_by": issued[0].RedeemBy.Format(time.RFC3339),
-				"event": map[string]any{"id": "m1", "operation": "mention", "account": s.Engine().Name("bot", "zhang-san"), "domain": "group:42",
+				"event": map[string]any{"id": "m1", "operation": "mention", "account": s.Engine().Name("book.bot", "zhang-san"), "domain": "group:42",
 					"text": "<hi> & 你好", "at": issued[0].IssuedAt.Format(time.RFC3339)},
 			}, message.Data)
 			require.NotEmpty(t, s.Redeem(issued[0]))

@@ -86,7 +86,46 @@ func TestStoreCalls(t *testing.T) {
 			g := w.emit(mention("m1"))
 			w.redeem(g)
 			return func() error { return w.Revoke(ctx, "zhang-san", g.ID) }
-		}, calls{"apply": 1, "get": 1}},
+		}, calls{"apply": 1}},
+		{"on a node that has never seen it", nil, func(w *world) func() error {
+			g, other := w.emit(mention("m1")), w.another()
+			w.redeem(g)
+			return func() error { return other.Revoke(ctx, "zhang-san", g.ID) }
+		}, calls{"apply": 1}},
+		{"again", nil, func(w *world) func() error {
+			g := w.emit(mention("m1"))
+			require.NoError(w.t, w.Revoke(ctx, "zhang-san", g.ID))
+			return func() error { return w.Revoke(ctx, "zhang-san", g.ID) }
+		}, calls{"apply": 1}},
+		{"of one that is not there", nil, func(w *world) func() error {
+			id := w.emit(mention("m1")).ID
+			return func() error {
+				require.ErrorIs(w.t, w.Revoke(ctx, "li-si", id), grant.ErrUnknown)
+				return nil
+			}
+		}, calls{"apply": 1}},
+		{"of what is no grant's ID", nil, func(w *world) func() error {
+			return func() error {
+				require.ErrorIs(w.t, w.Revoke(ctx, "zhang-san", "x"), grant.ErrUnknown)
+				return nil
+			}
+		}, calls{}},
+		{"by its token", nil, func(w *world) func() error {
+			token, other := grant.NewSecret(w.token("m1")), w.another()
+			return func() error { return other.RevokeToken(ctx, "bookbot", token) }
+		}, calls{"apply": 1}},
+		{"by its code", nil, func(w *world) func() error {
+			g, other := w.emit(mention("m1")), w.another()
+			return func() error { return other.RevokeToken(ctx, "bookbot", g.Code) }
+		}, calls{"apply": 1}},
+		{"by another app", nil, func(w *world) func() error {
+			g, token := w.emit(mention("m1")), grant.NewSecret(w.token("m2"))
+			return func() error {
+				require.ErrorIs(w.t, w.RevokeToken(ctx, "weather", g.Code), grant.ErrUnknown)
+				require.ErrorIs(w.t, w.RevokeToken(ctx, "weather", token), grant.ErrUnknown)
+				return nil
+			}
+		}, calls{}},
 		{"a revocation of one app here", nil, func(w *world) func() error {
 			for i := range 50 {
 				w.token(strings.Repeat("m", i+1))

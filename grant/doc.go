@@ -5,8 +5,9 @@
 //   - P1 Cause. A token exists only because the account named in it did, in that domain, an operation that a
 //     [Trigger] predetermined.
 //   - P2 Once per cause. One [Event] (operation, ID, account) and one trigger make at most one [Grant], however
-//     often the event is emitted, on however many engines. The same ID with other content is an error
-//     ([ErrInvalid]). An event is remembered for a week: emit late ones with their time, which may be an hour ago.
+//     often the event is emitted, on however many engines; a trigger is what has its ID and its app. The same event
+//     ID with other content is an error ([ErrInvalid]). An event is remembered for a week: emit late ones with their
+//     time, which may be an hour ago.
 //   - P3 Counted. A code is redeemed at most once and a token is spent at most Uses times, under any concurrency.
 //     What loses is told so.
 //     A use may be spent in the caller's transaction, together with its effect ([Engine.Prepare]), and a call that
@@ -31,19 +32,22 @@
 //
 //	key ID (4) | nonce (24) | XChaCha20-Poly1305 of the content, with the key ID as associated data | tag (16)
 //
-//	bhsc_  aggregate (22) | grant ID (22) | secret (32)
+//	bhsc_  1 | secret (32) | grant ID, account (each with its length)
 //	bhst_  1 | secret (32) | issued, not after (microseconds, 8 each) | two revocation versions, uses (varints) |
 //	       aggregate, grant ID, revocation ID, account, app, domain, actions, trigger, operation, event ID (each with its length);
 //	       if it is bound to a key, that is followed by 4 (varint) | its thumbprint | 0 | 0 (with their lengths)
 //
-// A code has 165 characters, a token 300 and more, at most 6144. The store has SHA-256 of the secret. Nothing of this
-// is for others to read: it may change.
+// A code has 144 to 569 characters, by how long the names of the app and the account are, a token 300 and more, at most
+// 6144. The store has SHA-256 of the secret. Nothing of this is for others to read: it may change.
+//
+// A grant's ID is 22 characters of base64url, "-", and the app's ID with "~" for ".": 24 to 87 characters that a URL, a
+// webhook-id and the ID of a record all take. So what a revocation writes about the grant needs no look first.
 //
 // Records (see package store) lie in the aggregate of their account: A is 22 characters of base64url, an HMAC of its
 // name, as are the other names below that are no words.
 //
 //	event       A.e<event>             its fingerprint, SHA-256
-//	grant       A.<grant>              JSON; its Version makes Decide and Redeem happen once
+//	grant       A.<grant>              JSON; its Version makes Decide and Redeem happen once; Left is 1: there it is
 //	token       A.<hash of secret>     Left is the uses left
 //	revocation  A.all, A.<app here>, A.<grant>   the Version is what counts; the first two stay for good
 //	consent     A.<app, domain, actions>         JSON: the answer, and the revocation versions under which it holds
@@ -84,9 +88,10 @@
 //	once                  its token's end                   1 hour: a key of Once, and perhaps the answer to it
 //	proof                 when it is too old anyway         1 minute
 //	consent               90 days after the answer          0
-//	revocation            of one grant: with the grant      7 days more than the grant; those of an account and of an
-//	                                                        app here stay for good: two small records at most for each
-//	                                                        account, app and root domain that ever revoked
+//	revocation            of one grant: 14 days after it,   7 days: it outlives the grant, whatever that is when it is
+//	                      revoking does not look at it      revoked; those of an account and of an app here stay for
+//	                                                        good: two small records at most for each account, app and
+//	                                                        root domain that ever revoked
 //	ledger                when it was written               Config.KeepLedger, 90 days by default, whatever becomes of
 //	                                                        the token and the grant it tells of
 //

@@ -119,7 +119,7 @@ func (e *Engine) ask(ctx context.Context, em *emission, t *trigger) (g *Grant, e
 		}
 	}
 	g = &Grant{
-		ID:      name16(e.keys.aggregate, "grant", string(ev.Operation), ev.ID, ev.Account, t.ID),
+		ID:      grantID(name16(e.keys.aggregate, "grant", string(ev.Operation), ev.ID, ev.Account, t.ID), t.App),
 		Account: ev.Account, App: t.App, Trigger: t.ID, Domain: domain, Event: *ev, IssuedAt: now,
 		For: t.For, Uses: t.Uses, Deliver: t.Deliver, redeemWithin: t.RedeemWithin, consent: t.Consent,
 	}
@@ -279,7 +279,7 @@ func (g *Grant) end(now time.Time) time.Time {
 
 // ready gives the grant its code and returns the outbox entry, where the code lies sealed until it is redeemed or too late.
 func (e *engine) ready(g *Grant, aggregate string, now time.Time) store.Op {
-	c := sealedCode{aggregate: aggregate, grant: g.ID, secret: newSecret()}
+	c := sealedCode{account: g.Account, grant: g.ID, secret: newSecret()}
 	g.Code = NewSecret(e.keys.sealCode(c))
 	g.codeHash = hashOf(c.secret[:])
 	g.State, g.RedeemBy = "issued", now.Add(g.redeemWithin)

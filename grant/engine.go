@@ -135,9 +135,13 @@ func NewEngine(c Config) (*Engine, error) {
 	return &Engine{engine: e, store: c.Store}, nil
 }
 
+func isApp(id string) bool {
+	return 0 < len(id) && len(id) <= 64 && strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
+}
+
 func (a *App) check(catalog *scope.Catalog) error {
 	var faults []error
-	if len(a.ID) == 0 || len(a.ID) > 64 || strings.Trim(a.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
+	if !isApp(a.ID) {
 		faults = append(faults, invalid("app %.80q: an ID has 1 to 64 of A-Z a-z 0-9 . _ -", a.ID))
 	}
 	if len(a.Name) > 100 || !utf8.ValidString(a.Name) || strings.ContainsFunc(a.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
@@ -180,7 +184,9 @@ func (e *Engine) Name(app, account string) string {
 // A Grant is the authorization that one operation gave one app: to act for Account, in Domain, to do Actions, for a
 // time and a number of times.
 type Grant struct {
-	ID      string // the same, whatever the node, for the same event and trigger
+	// ID is the same, whatever the node, for the same event and trigger: 22 characters, "-", and the ID of the App with
+	// "~" for each ".". So it names the app, which is no secret: its own app and the account see it, nobody else.
+	ID      string
 	Account string
 	App     string
 	Trigger string
@@ -241,10 +247,13 @@ const (
 	keepGrant   = 7 * 24 * time.Hour
 	keepToken   = 24 * time.Hour
 	keepConsent = 90 * 24 * time.Hour
-	keepOnce    = time.Hour      // longer than the clocks of two nodes differ: as long as a token is good, so is its key
-	keepProof   = time.Minute    // likewise
-	pendingFor  = 24 * time.Hour // how long a pending grant waits for Decide
-	maxDepth    = 4
+	keepOnce    = time.Hour   // longer than the clocks of two nodes differ: as long as a token is good, so is its key
+	keepProof   = time.Minute // likewise
+	// keepRevocation is longer than anything lives of a grant that was revoked, since that is neither decided nor
+	// redeemed any more: a pending day, a code's hour, or a token's week.
+	keepRevocation = maxLife + keepGrant
+	pendingFor     = 24 * time.Hour // how long a pending grant waits for Decide
+	maxDepth       = 4
 	// deriveDepth is how many tokens may be derived, one of the other, unless the trigger says otherwise.
 	deriveDepth    = 4
 	maxDeriveDepth = 8
@@ -307,7 +316,8 @@ func (g *Grant) record(aggregate string, version uint64, notAfter time.Time) (st
 		Uses: g.Uses, Deliver: g.Deliver, Consent: g.consent, CodeHash: g.codeHash, Revisions: g.revisions, Depth: g.depth,
 		Key: g.Key,
 	})
-	return store.Record{Kind: kindGrant, ID: aggregate + "." + g.ID, Version: version, Owner: g.Account, App: g.App, NotAfter: notAfter, Data: data}, err
+	// Left is there to be asked for by a Spend of 0: see Revoke.
+	return store.Record{Kind: kindGrant, ID: aggregate + "." + g.ID, Version: version, Owner: g.Account, App: g.App, NotAfter: notAfter, Left: 1, Data: data}, err
 }
 
 func unixMicro(t time.Time) int64 {
@@ -344,22 +354,43 @@ func readGrant(r *store.Record) (*Grant, error) {
 	}, nil
 }
 
+// grantID has the app in it, so that who writes about a grant need not look whose it is: see Revoke. It has no dot, as
+// neither the ID of a record that others follow nor a webhook-id may have one.
+func grantID(name, app string) string {
+	return name + "-" + strings.ReplaceAll(app, ".", "~")
+}
+
+// appOf is whose grant it is, if there is one with that ID, which may come from anybody.
+func appOf(id string) (app string, ok bool) {
+	if len(id) <= name16Len || id[name16Len] != '-' || strings.IndexByte(id, '.') >= 0 {
+		return "", false
+	}
+	if name, err := b64.DecodeString(id[:name16Len]); err != nil || len(name) != 16 {
+		return "", false
+	}
+	app = strings.ReplaceAll(id[name16Len+1:], "~", ".")
+	return app, isApp(app)
+}
+
 // getGrant takes the whole ID of the record. The part after the "." may come from anybody: what cannot be a grant's
 // asks no store.
 func (e *Engine) getGrant(ctx context.Context, id string) (*Grant, uint64, error) {
-	if len(id) != name16Len+1+name16Len {
-		return nil, 0, fmt.Errorf("%w: no such grant", ErrUnknown)
+	_, name, _ := strings.Cut(id, ".")
+	if _, ok := appOf(name); !ok {
+		return nil, 0, errNoGrant
 	}
 	found, err := e.store.Get(ctx, kindGrant, id)
 	if err != nil {
 		return nil, 0, err
 	}
 	if len(found) == 0 {
-		return nil, 0, fmt.Errorf("%w: no such grant", ErrUnknown)
+		return nil, 0, errNoGrant
 	}
 	g, err := readGrant(&found[0])
 	return g, found[0].Version, err
 }
+
+var errNoGrant = fmt.Errorf("%w: no such grant", ErrUnknown)
 
 // versions remembers the versions of revocations that are not zero, so that issuing needs no look first: a guess that
 // is wrong is put right by the store's answer. What is forgotten costs one more try.

@@ -517,11 +517,12 @@ func TestPurge(t *testing.T) {
 
 	// P2 for events that are as late as they may be: an event of the start may come an hour later, and then again.
 	at(7 * day)
-	at(7*day+time.Minute+time.Microsecond, "grant", 2)       // those whose codes ended after a minute
-	at(7*day+10*time.Minute+time.Microsecond, "grant", 1)    // the token's
-	at(7*day+time.Hour+time.Microsecond, "event", 4)         // the causes outlive them
-	at(8*day+time.Microsecond, "grant", 1)                   // the one that might have been decided for a day
-	at(14*day+time.Minute+time.Microsecond, "revocation", 1) // of one grant; those of the account and the app stay
+	at(7*day+time.Minute+time.Microsecond, "grant", 2)    // those whose codes ended after a minute
+	at(7*day+10*time.Minute+time.Microsecond, "grant", 1) // the token's
+	at(7*day+time.Hour+time.Microsecond, "event", 4)      // the causes outlive them
+	at(8*day+time.Microsecond, "grant", 1)                // the one that might have been decided for a day
+	at(21 * day)
+	at(21*day+time.Microsecond, "revocation", 1) // of one grant; those of the account and the app stay
 	at(30*day+time.Microsecond, "ledger", 9)
 	at(90*day+time.Microsecond, "consent", 1)
 	at(1000 * day)

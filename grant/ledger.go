@@ -23,9 +23,11 @@ type Entry struct {
 	Account string
 	App     string // empty for the revocation of all that the account granted
 	Grant   string // empty where no single grant is concerned
-	Scope   string // what was granted; for a use, what was done; for a revocation, where; empty for refusals of too many different ones
-	Reason  string // of a refusal: a word of [Reason]; "denied" or "limited" at issue; "unknown" for a code, or a token that is bound to a key, in the wrong hands
-	Count   int    // of refusals that were the same; else 1
+	// Scope is what was granted; for a use, what was done; for the revocation of an app, where. It is empty for that of
+	// a single grant, whose first entry has it, and for refusals of too many different ones.
+	Scope  string
+	Reason string // of a refusal: a word of [Reason]; "denied" or "limited" at issue; "unknown" for a code, or a token that is bound to a key, in the wrong hands
+	Count  int    // of refusals that were the same; else 1
 	// Left is the uses left after a use, or Unlimited. Only Observe sees it: the entry itself is part of the same write.
 	Left int
 }

@@ -134,6 +134,32 @@ func testP2OncePerCause(t *testing.T, s stores.Maker) {
 			seen[g.ID] = true
 		}
 	})
+	t.Run("what makes a trigger another", func(t *testing.T) {
+		w := newWorld(t, func(c *grant.Config) {
+			c.Triggers[0].On, c.Triggers[0].Match.Keywords = grant.MessagePost, []string{"dune"}
+		})
+		ev := mention("m1")
+		ev.Operation, ev.App = grant.MessagePost, ""
+		first := w.emit(ev)
+		c := w.config
+		c.Triggers = slices.Clone(c.Triggers)
+		c.Triggers[0].Uses, c.Triggers[0].For, c.Triggers[0].Consent = 7, time.Hour, grant.Always
+		edited, err := grant.NewEngine(c)
+		require.NoError(t, err)
+		got, err := edited.Emit(ctx, ev)
+		require.NoError(t, err)
+		require.Equal(t, exported(first), exported(got[0]), "edited, it is the same")
+		c.Triggers[0].App = "weather"
+		other, err := grant.NewEngine(c)
+		require.NoError(t, err)
+		for range 3 {
+			got, err = other.Emit(ctx, ev)
+			require.NoError(t, err)
+			require.Equal(t, "weather", got[0].App, "another app's is another, which grants once")
+			require.NotEqual(t, first.ID, got[0].ID)
+		}
+		require.Len(t, w.store.ofKind(t, "grant"), 2)
+	})
 	t.Run("several triggers", func(t *testing.T) {
 		w := newWorld(t, func(c *grant.Config) {
 			two, three := onMention(), onMention()
@@ -552,6 +578,141 @@ func testP5Revocable(t *testing.T, s stores.Maker) {
 		require.Equal(t, 1, w.whats("zhang-san")["revoked"], "who revokes a grant again and again fills no ledger")
 		require.ErrorIs(t, w.Revoke(ctx, "li-si", g.ID), grant.ErrUnknown, "somebody else's")
 	})
+	t.Run("64 at once are one", func(t *testing.T) {
+		w := newWorld(t, nil)
+		nodes := w.nodes()
+		g := w.emit(mention("m1"))
+		token := grant.NewSecret(w.redeem(g))
+		errs := together(64, func(i int) error {
+			switch e := nodes[i%2]; i % 3 {
+			case 0:
+				return e.RevokeToken(ctx, "bookbot", token)
+			case 1:
+				return e.RevokeToken(ctx, "bookbot", g.Code)
+			default:
+				return e.Revoke(ctx, "zhang-san", g.ID)
+			}
+		})
+		require.Equal(t, 64, winners(t, errs))
+		require.Equal(t, 1, w.whats("zhang-san")["revoked"])
+		require.EqualValues(t, 1, w.store.ofKind(t, "revocation")[0].Version)
+		_, err := nodes[1].Use(ctx, token.Reveal(), write)
+		require.ErrorIs(t, err, grant.ErrRevoked)
+	})
+	// Whatever a revocation meets: what was done before it is done, and nothing is done after it.
+	t.Run("64 redemptions, decisions and uses, and a revocation", func(t *testing.T) {
+		for range s.Some(20) {
+			w := newWorld(t, func(c *grant.Config) {
+				c.Triggers[0].Uses, c.Triggers[0].Deliver = grant.Unlimited, grant.Push
+				asked := onMention()
+				asked.ID, asked.App, asked.Consent, asked.Deliver = "asked", "weather", grant.Always, grant.Push
+				c.Triggers = append(c.Triggers, asked)
+			})
+			nodes := w.nodes()
+			used := w.emit(mention("m1"))
+			token := w.redeem(used)
+			waiting, question := w.emit(mention("m2")), mention("m3")
+			question.App = "weather"
+			pending := w.emit(question)
+			var gone [3]atomic.Bool
+			errs := together(64, func(i int) error {
+				e, which := nodes[i%2], i/2%3
+				g := []grant.Grant{used, waiting, pending}[which]
+				if i/6 == 5 {
+					err := e.Revoke(ctx, "zhang-san", g.ID)
+					gone[which].Store(true)
+					return err
+				}
+				after := gone[which].Load()
+				var err error
+				switch which {
+				case 0:
+					_, err = e.Use(ctx, token, write)
+				case 1:
+					_, _, err = e.Redeem(ctx, "bookbot", g.Code)
+				case 2:
+					_, err = e.Decide(ctx, "zhang-san", g.ID, true)
+				}
+				if after && err == nil {
+					return errors.New("done after the revocation")
+				}
+				return err
+			})
+			winners(t, errs, grant.ErrRevoked, grant.ErrUsedUp, grant.ErrInvalid)
+			_, err := nodes[0].Use(ctx, token, write)
+			require.ErrorIs(t, err, grant.ErrRevoked)
+			_, _, err = nodes[0].Redeem(ctx, "bookbot", waiting.Code)
+			require.Error(t, err)
+			_, err = nodes[0].Decide(ctx, "zhang-san", pending.ID, true)
+			require.Error(t, err)
+			require.Empty(t, w.store.ofKind(t, "push"), "nothing waits to be delivered")
+			list, err := nodes[1].Grants(ctx, "zhang-san", "", true)
+			require.NoError(t, err)
+			require.Len(t, list, 3)
+			words := map[string]map[string]int{}
+			for _, entry := range w.ledger("zhang-san") {
+				if words[entry.Grant] == nil {
+					words[entry.Grant] = map[string]int{}
+				}
+				words[entry.Grant][entry.What]++
+			}
+			for _, g := range list {
+				require.Equal(t, "revoked", g.State)
+				require.Equal(t, 1, words[g.ID]["revoked"])
+				require.LessOrEqual(t, words[g.ID]["redeemed"], 1)
+				require.LessOrEqual(t, words[g.ID]["issued"], 1)
+			}
+		}
+	})
+	t.Run("what has ended", func(t *testing.T) {
+		w := newWorld(t, func(c *grant.Config) { c.Triggers[0].For = time.Minute })
+		g := w.emit(mention("m1"))
+		token := w.redeem(g)
+		slow := w.clock.now() // of a node whose clock is behind
+		w.clock.advance(time.Minute)
+		_, err := w.Use(ctx, token, write)
+		require.ErrorIs(t, err, grant.ErrExpired)
+		require.NoError(t, w.Revoke(ctx, "zhang-san", g.ID))
+		require.Equal(t, 1, w.whats("zhang-san")["revoked"])
+		w.clock.set(slow)
+		_, err = w.Use(ctx, token, write)
+		require.ErrorIs(t, err, grant.ErrRevoked, "where it has not ended yet")
+
+		// Who is asked for it when it may be purged any moment has no such grant.
+		w.clock.set(slow)
+		late := w.emit(mention("m3"))
+		w.clock.set(late.RedeemBy.Add(7 * 24 * time.Hour))
+		require.ErrorIs(t, w.Revoke(ctx, "zhang-san", late.ID), grant.ErrUnknown)
+		w.clock.advance(-time.Microsecond)
+		require.NoError(t, w.Revoke(ctx, "zhang-san", late.ID))
+		require.NoError(t, w.Revoke(ctx, "zhang-san", late.ID))
+		require.Equal(t, 2, w.whats("zhang-san")["revoked"])
+	})
+	t.Run("it is remembered longer than the grant", func(t *testing.T) {
+		w := newWorld(t, func(c *grant.Config) { c.Triggers[0].For = time.Minute })
+		g := w.emit(mention("m1"))
+		w.redeem(g)
+		require.NoError(t, w.Revoke(ctx, "zhang-san", g.ID))
+		revoked := w.clock.now()
+		second := w.emit(mention("m2"))
+		w.redeem(second)
+		for _, days := range []int{0, 6, 8, 13, 15, 20} {
+			w.clock.set(revoked.AddDate(0, 0, days))
+			_, err := w.Purge(ctx, store.MaxPage)
+			require.NoError(t, err)
+			if len(w.store.ofKind(t, "grant")) > 0 {
+				require.Len(t, w.store.ofKind(t, "revocation"), 1, "%d days", days)
+			}
+			if days > 7 {
+				require.ErrorIs(t, w.Revoke(ctx, "zhang-san", g.ID), grant.ErrUnknown, "%d days", days)
+				require.ErrorIs(t, w.Revoke(ctx, "zhang-san", second.ID), grant.ErrUnknown, "%d days", days)
+			}
+		}
+		w.clock.set(revoked.AddDate(0, 0, 21).Add(time.Microsecond))
+		_, err := w.Purge(ctx, store.MaxPage)
+		require.NoError(t, err)
+		require.Empty(t, w.store.ofKind(t, "revocation"))
+	})
 	t.Run("64 uses and a revocation", func(t *testing.T) {
 		w := newWorld(t, func(c *grant.Config) { c.Triggers[0].Uses = grant.Unlimited })
 		nodes := w.nodes()
@@ -625,6 +786,61 @@ func testP5Revocable(t *testing.T, s stores.Maker) {
 			require.True(t, again.Code.IsZero(), name)
 		}
 	})
+}
+
+// An app's ID is part of a grant's, and an account's name of a code: each way through them is open to all of them.
+func TestNamesOfAppsAndAccounts(t *testing.T) { stores.Each(t, testNamesOfAppsAndAccounts) }
+
+func testNamesOfAppsAndAccounts(t *testing.T, s stores.Maker) {
+	newWorld := on(s)
+	for _, app := range []string{"a", "book.bot", "...", "-", "A-b_c.9", strings.Repeat("a", 64), strings.Repeat(".", 64)} {
+		account := strings.Repeat("用", 256/3) // 255 bytes
+		w := newWorld(t, func(c *grant.Config) {
+			c.Apps = []grant.App{{ID: app, Actions: bookbot().Actions}, weather()}
+			c.Triggers[0].App, c.Triggers[0].Deliver = app, grant.Push
+			asked := onMention()
+			asked.ID, asked.App, asked.Consent, asked.In = "asked", app, grant.Always, "room:*"
+			c.Triggers = append(c.Triggers, asked)
+		})
+		nodes := w.nodes()
+		ev := grant.Event{ID: "m1", Operation: grant.Mention, Account: account, App: app, Domain: group}
+		g := w.emit(ev)
+		require.LessOrEqual(t, len(g.Code.Reveal()), 569)
+		again, err := nodes[1].Emit(ctx, ev)
+		require.NoError(t, err)
+		require.Equal(t, g.ID, again[0].ID)
+		claimed, err := nodes[1].Claim(ctx, grant.Push, app, nil, 1, time.Second)
+		require.NoError(t, err)
+		require.Equal(t, g.ID, claimed[0].ID)
+		token := w.redeem(claimed[0])
+		d, err := nodes[1].Use(ctx, token, write)
+		require.NoError(t, err)
+		require.Equal(t, g.ID, d.Grant)
+		require.ErrorIs(t, nodes[1].RevokeToken(ctx, "weather", grant.NewSecret(token)), grant.ErrUnknown)
+		require.NoError(t, nodes[1].Revoke(ctx, account, d.Grant))
+		_, err = w.Use(ctx, token, write)
+		require.ErrorIs(t, err, grant.ErrRevoked)
+		last := w.ledger(account)
+		revoked := slices.IndexFunc(last, func(e grant.Entry) bool { return e.What == "revoked" })
+		require.Equal(t, []string{account, app, g.ID}, []string{last[revoked].Account, last[revoked].App, last[revoked].Grant})
+		require.Equal(t, app, w.store.ofKind(t, "revocation")[0].App)
+		require.Equal(t, account, w.store.ofKind(t, "revocation")[0].Owner)
+
+		ev.ID = "m2"
+		g = w.emit(ev)
+		require.NoError(t, nodes[1].RevokeToken(ctx, app, g.Code))
+		_, _, err = w.Redeem(ctx, app, g.Code)
+		require.ErrorIs(t, err, grant.ErrRevoked)
+
+		ev.ID, ev.Domain = "m3", scope.MustDomain("room:1")
+		g = w.emit(ev)
+		decided, err := nodes[1].Decide(ctx, account, g.ID, true)
+		require.NoError(t, err)
+		require.Equal(t, g.ID, decided.ID)
+		list, err := w.Grants(ctx, account, app, false)
+		require.NoError(t, err)
+		require.Equal(t, g.ID, list[0].ID)
+	}
 }
 
 func TestP6Secret(t *testing.T) { stores.Each(t, testP6Secret) }
@@ -813,7 +1029,7 @@ func testP8OnTheRecord(t *testing.T, s stores.Maker) {
 		{"issued", "weather", "grant", "group:42/message.write", func() error { _, err := w.Decide(ctx, "zhang-san", yes.ID, true); return err }},
 		{"pending", "weather", "grant", "group:42/message.write", func() error { no = ask("m3"); return nil }},
 		{"denied", "weather", "grant", "group:42/message.write", func() error { _, err := w.Decide(ctx, "zhang-san", no.ID, false); return err }},
-		{"revoked", "bookbot", "revocation", "group:42/message.write", func() error { return w.Revoke(ctx, "zhang-san", g.ID) }},
+		{"revoked", "bookbot", "revocation", "", func() error { return w.Revoke(ctx, "zhang-san", g.ID) }},
 		{"revoked", "bookbot", "revocation", "group:42", func() error {
 			return w.RevokeApp(ctx, "zhang-san", "bookbot", scope.MustDomain("group:42/thread:7"))
 		}},

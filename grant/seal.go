@@ -177,24 +177,34 @@ func name16(key []byte, parts ...string) string {
 
 const name16Len = 22
 
-// A sealedCode is what a code carries: where its grant lies, and the secret whose hash lies there.
+// A sealedCode is what a code carries: whose grant it is for, and the secret whose hash lies with that. The name of the
+// account, and not only of its aggregate: so an app gives a code back without a look.
 type sealedCode struct {
-	aggregate, grant string // name16Len each
-	secret           [32]byte
+	account, grant string
+	secret         [32]byte
 }
 
+const codeFormat = 1
+
 func (k *keys) sealCode(c sealedCode) string {
-	plain := append(append([]byte(c.aggregate), c.grant...), c.secret[:]...)
-	return seal(k.code, codePrefix, plain)
+	b := append(append(make([]byte, 0, 128), codeFormat), c.secret[:]...)
+	return seal(k.code, codePrefix, appendString(appendString(b, c.grant), c.account))
 }
 
 func (k *keys) openCode(code string) (c sealedCode, ok bool) {
 	plain, ok := unseal(k.code, codePrefix, code, nil)
-	if !ok || len(plain) != 2*name16Len+len(c.secret) {
-		return c, false
+	if !ok || len(plain) < 1+len(c.secret) || plain[0] != codeFormat {
+		return sealedCode{}, false
 	}
-	c.aggregate, c.grant = string(plain[:name16Len]), string(plain[name16Len:2*name16Len])
-	copy(c.secret[:], plain[2*name16Len:])
+	rest := string(plain[1+copy(c.secret[:], plain[1:]):])
+	for _, s := range [...]*string{&c.grant, &c.account} {
+		if *s, rest, ok = cutString(rest); !ok {
+			return sealedCode{}, false
+		}
+	}
+	if rest != "" {
+		return sealedCode{}, false
+	}
 	return c, true
 }
 

@@ -27,9 +27,11 @@ func testKeys(t testing.TB, root string, sealing ...string) *keys {
 	return k
 }
 
+var someGrant = grantID(strings.Repeat("g", name16Len-1)+"A", "bookbot")
+
 func someToken() *sealedToken {
 	return &sealedToken{secret: [32]byte{1, 2, 3}, issued: 1e15, notAfter: 2e15, versions: [2]uint64{7, 1 << 40}, uses: -1,
-		aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len), here: strings.Repeat("h", name16Len),
+		aggregate: strings.Repeat("a", name16Len), grant: someGrant, here: strings.Repeat("h", name16Len),
 		account: "zhang-san", app: "bookbot", domain: "group:42", actions: "member.read message.write", trigger: "t", operation: "mention", event: "m1", deeper: deriveDepth}
 }
 
@@ -79,18 +81,31 @@ func TestSealedToken(t *testing.T) {
 
 func TestSealedCode(t *testing.T) {
 	k := testKeys(t, "k")
-	c := sealedCode{aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len), secret: [32]byte{9}}
+	c := sealedCode{account: "zhang-san", grant: someGrant, secret: [32]byte{9}}
 	got, ok := k.openCode(k.sealCode(c))
 	require.True(t, ok)
 	require.Equal(t, c, got)
-	for _, n := range []int{0, 1, 2*name16Len + 31, 2*name16Len + 33, 500} {
-		_, ok := k.openCode(seal(k.code, codePrefix, make([]byte, n)))
-		require.False(t, ok, n)
+	// Sealed by us, and yet not a code of this format: never a half-read one.
+	plain, ok := unseal(k.code, codePrefix, k.sealCode(c), nil)
+	require.True(t, ok)
+	opens := func(plain []byte) bool {
+		got, ok := k.openCode(seal(k.code, codePrefix, plain))
+		require.True(t, ok || got == sealedCode{})
+		return ok
+	}
+	require.True(t, opens(plain))
+	for n := range plain {
+		require.False(t, opens(plain[:n]), "cut to %d bytes", n)
+		require.False(t, opens(make([]byte, n)), "%d zeros", n)
+	}
+	require.False(t, opens(append(slices.Clone(plain), 0)), "a byte too many")
+	for v := range 256 {
+		other := slices.Clone(plain)
+		other[0] = byte(v)
+		require.Equal(t, v == codeFormat, opens(other), "format %d", v)
 	}
 	// One purpose's key opens nothing of another's.
-	for name, sealed := range map[string]string{
-		"token": seal(k.token, codePrefix, make([]byte, 2*name16Len+32)), "outbox": seal(k.outbox, codePrefix, make([]byte, 2*name16Len+32)),
-	} {
+	for name, sealed := range map[string]string{"token": seal(k.token, codePrefix, plain), "outbox": seal(k.outbox, codePrefix, plain)} {
 		_, ok := k.openCode(sealed)
 		require.False(t, ok, name)
 	}
@@ -98,6 +113,63 @@ func TestSealedCode(t *testing.T) {
 	// No two sealings are alike, and no two secrets.
 	require.NotEqual(t, k.sealCode(c), k.sealCode(c))
 	require.NotEqual(t, newSecret(), newSecret())
+}
+
+// A code travels in links and forms, so its length is bounded, whatever the names.
+func TestLengthOfCodes(t *testing.T) {
+	k := testKeys(t, "k")
+	length := func(app, account string) int {
+		return len(k.sealCode(sealedCode{account: account, grant: grantID(name16(k.aggregate, "x"), app), secret: newSecret()}))
+	}
+	require.Equal(t, 144, length("a", "z"))
+	require.Equal(t, 163, length("bookbot", "zhang-san"))
+	require.Equal(t, 569, length(strings.Repeat("a", 64), strings.Repeat("z", maxID)))
+}
+
+// An ID of a grant names its app, has no dot, and there is one for each name and app.
+func TestGrantIDs(t *testing.T) {
+	name := name16([]byte("key"), "grant")
+	for _, app := range []string{"a", "bookbot", "a.b", "..", "-", "a-b-", "_", strings.Repeat("a", 64), strings.Repeat(".", 64)} {
+		id := grantID(name, app)
+		require.NotContains(t, id, ".")
+		require.Len(t, id, name16Len+1+len(app))
+		got, ok := appOf(id)
+		require.True(t, ok, app)
+		require.Equal(t, app, got)
+	}
+	for _, app := range []string{"", "a/b", "a b", "a\x00", "用户", strings.Repeat("a", 65)} {
+		_, ok := appOf(grantID(name, app))
+		require.False(t, ok, app)
+	}
+	id := grantID(name, "book")
+	for n := range id {
+		if _, ok := appOf(id[:n]); ok {
+			require.Greater(t, n, name16Len+1, "cut to %d bytes", n)
+		}
+		for c := range 256 { // each byte, in each place
+			other := []byte(id)
+			other[n] = byte(c)
+			if app, ok := appOf(string(other)); ok {
+				require.Equal(t, string(other), grantID(string(other[:name16Len]), app), "one spelling")
+				require.NotContains(t, string(other), "\x00")
+				require.NotContains(t, string(other), ".")
+			}
+		}
+	}
+}
+
+func FuzzGrantID(f *testing.F) {
+	for _, id := range []string{"", someGrant, someGrant + "~", someGrant[:name16Len], strings.Replace(someGrant, "-", ".", 1), strings.Repeat("a", 5000)} {
+		f.Add(id)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		if app, ok := appOf(id); ok {
+			require.True(t, isApp(app))
+			require.Equal(t, id, grantID(id[:name16Len], app))
+			require.LessOrEqual(t, len(id), name16Len+1+64)
+			require.Equal(t, -1, strings.IndexAny(id, ".\x00\r\n/ "))
+		}
+	})
 }
 
 func TestKeyIDs(t *testing.T) {
@@ -220,7 +292,9 @@ func FuzzSealedPlaintext(f *testing.F) {
 	f.Add(plain)
 	f.Add(plain[:60])
 	f.Add([]byte{tokenFormat})
-	f.Add(make([]byte, 2*name16Len+32))
+	code, _ := unseal(k.code, codePrefix, k.sealCode(sealedCode{account: "zhang-san", grant: someGrant}), nil)
+	f.Add(code)
+	f.Add(code[:len(code)-1])
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		if len(plain) > 3000 {
 			return
@@ -231,7 +305,9 @@ func FuzzSealedPlaintext(f *testing.F) {
 			require.True(t, reflect.DeepEqual(got, again))
 		}
 		if c, ok := k.openCode(seal(k.code, codePrefix, plain)); ok {
-			require.Len(t, c.aggregate+c.grant, 2*name16Len)
+			again, ok := k.openCode(k.sealCode(c))
+			require.True(t, ok)
+			require.Equal(t, c, again)
 		}
 	})
 }
@@ -243,7 +319,7 @@ func FuzzCredential(f *testing.F) {
 	f.Add("bhst_")
 	f.Add("bhsc_")
 	f.Add("bhst_" + strings.Repeat("A", 200))
-	code := sealedCode{aggregate: strings.Repeat("a", name16Len), grant: strings.Repeat("g", name16Len)}
+	code := sealedCode{account: "zhang-san", grant: someGrant}
 	for _, s := range []string{k.sealToken(someToken()), k.sealCode(code)} {
 		f.Add(s)
 		f.Add(s[:len(s)-1])

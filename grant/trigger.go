@@ -57,8 +57,8 @@ const (
 // and count. A trigger is data; its JSON has the names given here in lower case with underscores, durations as
 // strings such as "10m", and refuses unknown fields.
 type Trigger struct {
-	// ID names the trigger; it is part of what makes a grant unique (P2), so keep it when you edit. Empty: made from
-	// App, On and In.
+	// ID names the trigger; with App it is part of what makes a grant unique (P2), so keep it when you edit. With another
+	// App it is another trigger, which grants again what it sees again. Empty: made from App, On and In.
 	ID  string
 	App string    // who gets the grant
 	On  Operation // what must happen

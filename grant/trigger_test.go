@@ -673,8 +673,11 @@ func TestCraftedIDs(t *testing.T) {
 	li.Account = "li-si"
 	other := w.emit(li)
 	aggregate := store.Aggregate(w.store.ofKind(t, "grant")[0].ID)
-	for _, id := range []string{"", ".", "all", "x.y", g.ID + ".", "." + g.ID, g.ID[:21], g.ID + "x", "e" + g.ID, aggregate + "." + g.ID, other.ID,
-		strings.Repeat("a", 22), strings.Repeat(".", 22), "a." + g.ID[2:], strings.Repeat("a", 5000), strings.Repeat("a", 1<<20), "\x00", "\xff", strings.Repeat("\x00", 22)} {
+	name := g.ID[:22] // and then the app
+	crafted := []string{name, name + "-", name + "-weather", name + "-BookBot", name + "-bookbot.", name + "-book.bot", name + "-book\x00bot", name + "~bookbot",
+		name + "-" + strings.Repeat("b", 64), name + "-" + strings.Repeat("b", 65), other.ID[:22] + "-bookbot", "-bookbot", strings.ToUpper(g.ID)}
+	for _, id := range append(crafted, "", ".", "all", "x.y", g.ID+".", "."+g.ID, g.ID[:21], g.ID+"x", "e"+g.ID, aggregate+"."+g.ID, other.ID,
+		strings.Repeat("a", 22), strings.Repeat(".", 22), "a."+g.ID[2:], strings.Repeat("a", 5000), strings.Repeat("a", 1<<20), "\x00", "\xff", strings.Repeat("\x00", 22)) {
 		for name, err := range map[string]error{
 			"revoke": w.Revoke(ctx, "zhang-san", id),
 			"decide": func() error { _, err := w.Decide(ctx, "zhang-san", id, true); return err }(),
@@ -690,6 +693,7 @@ func TestCraftedIDs(t *testing.T) {
 		require.ErrorIs(t, err, grant.ErrUnknown)
 	}
 	require.Empty(t, w.store.ofKind(t, "revocation"))
+	require.Equal(t, map[string]int{"issued": 1}, w.whats("zhang-san"), "what is not there is not on record")
 	for _, bad := range []string{"", strings.Repeat("a", 257), "\xff"} {
 		require.ErrorIs(t, w.RevokeAccount(ctx, bad), grant.ErrInvalid)
 		require.ErrorIs(t, w.RevokeApp(ctx, bad, "bookbot", group), grant.ErrInvalid)

@@ -34,7 +34,8 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 	if err != nil {
 		return nil, Secret{}, err
 	}
-	id := c.aggregate + "." + c.grant
+	aggregate := e.aggregate(c.account)
+	id := aggregate + "." + c.grant
 	g, version, err := e.getGrant(ctx, id)
 	if err != nil {
 		return nil, Secret{}, err
@@ -69,14 +70,14 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 	at := e.place(g.Account, g.App, g.Domain)
 	t := sealedToken{
 		secret: newSecret(), issued: now.UnixMicro(), notAfter: now.Add(g.For).UnixMicro(), versions: g.revisions, uses: int64(g.Uses),
-		aggregate: c.aggregate, grant: g.ID, here: at.here, account: g.Account, app: g.App,
+		aggregate: aggregate, grant: g.ID, here: at.here, account: g.Account, app: g.App,
 		domain: g.Domain.String(), actions: strings.Join(g.Actions, " "),
 		trigger: g.Trigger, operation: string(g.Event.Operation), event: g.Event.ID,
 		deeper: deriveDepth, key: g.Key,
 	}
 	token := e.keys.sealToken(&t)
 	g.State, g.NotAfter = "redeemed", micros(t.notAfter)
-	r, err := g.record(c.aggregate, version, g.NotAfter)
+	r, err := g.record(aggregate, version, g.NotAfter)
 	if err != nil {
 		return nil, Secret{}, err
 	}
@@ -86,13 +87,13 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 	}
 	entry := Entry{At: now, What: "redeemed", Account: g.Account, App: g.App, Grant: g.ID, Scope: g.Scope().String(), Left: g.Uses}
 	out, err := e.store.Apply(ctx, now, []store.Op{
-		store.Check(kindRevocation, c.aggregate+"."+hereAll, g.revisions[0]),
-		store.Check(kindRevocation, c.aggregate+"."+at.here, g.revisions[1]),
+		store.Check(kindRevocation, aggregate+"."+hereAll, g.revisions[0]),
+		store.Check(kindRevocation, aggregate+"."+at.here, g.revisions[1]),
 		store.Check(kindRevocation, id, 0),
 		store.Put(r),
-		store.Put(store.Record{Kind: kindToken, ID: c.aggregate + "." + hashOf(t.secret[:]), Owner: g.Account, App: g.App, NotAfter: g.NotAfter, Left: left}),
+		store.Put(store.Record{Kind: kindToken, ID: aggregate + "." + hashOf(t.secret[:]), Owner: g.Account, App: g.App, NotAfter: g.NotAfter, Left: left}),
 		store.Delete(string(g.Deliver), id, store.AnyVersion),
-		e.ledgerOp(c.aggregate, &entry),
+		e.ledgerOp(aggregate, &entry),
 	})
 	switch {
 	case err != nil:

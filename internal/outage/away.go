@@ -92,10 +92,11 @@ type Outage struct {
 	mux    *http.ServeMux
 	server *authz.Server
 	log    lockedBuffer
-	// waiting has a code that nobody has redeemed, alive a token, pending a question.
-	waiting, alive, pending grant.Grant
-	token                   grant.Secret
-	revoked                 map[string]grant.Secret // of accounts that Away revokes, or fails to
+	// waiting has a code that nobody has redeemed, pending a question, and token is alive.
+	waiting, pending grant.Grant
+	token            grant.Secret
+	revoked          map[string]grant.Secret // of accounts that Away revokes, or fails to
+	grants           map[string]grant.Grant  // theirs
 }
 
 type lockedBuffer struct {
@@ -117,7 +118,7 @@ func (l *lockedBuffer) String() string {
 
 // Prepare makes grants in st, whose errors begin with name and the call.
 func Prepare(ctx context.Context, name string, st store.Store) (*Outage, error) {
-	o := &Outage{name: name, store: st, mux: http.NewServeMux(), revoked: map[string]grant.Secret{}}
+	o := &Outage{name: name, store: st, mux: http.NewServeMux(), grants: map[string]grant.Grant{}, revoked: map[string]grant.Secret{}}
 	var err error
 	if o.engine, err = newEngine(st); err != nil {
 		return nil, err
@@ -138,7 +139,7 @@ func Prepare(ctx context.Context, name string, st store.Store) (*Outage, error) 
 	if o.waiting, err = issued(ctx, e, event("waiting", "zhang-san")); err != nil {
 		return nil, err
 	}
-	if o.alive, o.token, err = redeemed(ctx, e, event("alive", "zhang-san")); err != nil {
+	if _, o.token, err = redeemed(ctx, e, event("alive", "zhang-san")); err != nil {
 		return nil, err
 	}
 	question := event("question", "zhang-san")
@@ -146,8 +147,8 @@ func Prepare(ctx context.Context, name string, st store.Store) (*Outage, error) 
 	if o.pending, err = issued(ctx, e, question); err != nil {
 		return nil, err
 	}
-	for _, account := range []string{"mary", "nora"} {
-		if _, o.revoked[account], err = redeemed(ctx, e, event("revoked", account)); err != nil {
+	for _, account := range []string{"mary", "nora", "olga", "paul", "quentin"} {
+		if o.grants[account], o.revoked[account], err = redeemed(ctx, e, event("revoked", account)); err != nil {
 			return nil, err
 		}
 	}
@@ -182,8 +183,8 @@ func (o *Outage) calls() []call {
 		{"use", "apply", func(ctx context.Context) error { _, err := e.Use(ctx, o.token.Reveal(), write); return err }},
 		{"inspect", "get", func(ctx context.Context) error { _, err := e.Inspect(ctx, o.token); return err }},
 		{"decide", "get", func(ctx context.Context) error { _, err := e.Decide(ctx, "zhang-san", o.pending.ID, true); return err }},
-		{"revoke", "get", func(ctx context.Context) error { return e.Revoke(ctx, "zhang-san", o.alive.ID) }},
-		{"revoke token", "get", func(ctx context.Context) error { return e.RevokeToken(ctx, app, o.token) }},
+		{"revoke", "apply", func(ctx context.Context) error { return e.Revoke(ctx, "olga", o.grants["olga"].ID) }},
+		{"revoke token", "apply", func(ctx context.Context) error { return e.RevokeToken(ctx, app, o.revoked["paul"]) }},
 		{"revoke app", "apply", func(ctx context.Context) error { return e.RevokeApp(ctx, "mary", app, group) }},
 		{"revoke account", "apply", func(ctx context.Context) error { return e.RevokeAccount(ctx, "nora") }},
 		{"grants", "list", func(ctx context.Context) error { _, err := e.Grants(ctx, "zhang-san", "", true); return err }},
@@ -210,12 +211,11 @@ type request struct {
 }
 
 func (o *Outage) requests() []request {
-	token := url.Values{"token": {o.token.Reveal()}}
 	return []request{
 		{"a protected handler", "apply", true, "/groups/42/messages", nil},
 		{"POST /oauth2/token", "get", false, "/oauth2/token", url.Values{"grant_type": {"urn:behest:grant-type:operation"}, "code": {o.waiting.Code.Reveal()}}},
-		{"POST /oauth2/introspect", "get", false, "/oauth2/introspect", token},
-		{"POST /oauth2/revoke", "get", false, "/oauth2/revoke", token},
+		{"POST /oauth2/introspect", "get", false, "/oauth2/introspect", url.Values{"token": {o.token.Reveal()}}},
+		{"POST /oauth2/revoke", "apply", false, "/oauth2/revoke", url.Values{"token": {o.revoked["quentin"].Reveal()}}},
 		{"GET /oauth2/grants", "claim", false, "/oauth2/grants", nil},
 	}
 }

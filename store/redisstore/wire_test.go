@@ -113,7 +113,34 @@ func TestWire(t *testing.T) {
 		{"a revocation of a grant", func(e *grant.Engine) func() error {
 			g, _ := redeemed("revoke")
 			return func() error { return e.Revoke(background, g.Account, g.ID) }
-		}, []string{"get", "apply"}}, // a look whose it is, and one write
+		}, []string{"apply"}},
+		{"once more", func(e *grant.Engine) func() error {
+			g, _ := redeemed("again")
+			require.NoError(t, first.Revoke(background, g.Account, g.ID))
+			return func() error { return e.Revoke(background, g.Account, g.ID) }
+		}, []string{"apply"}},
+		{"a revocation of a grant that is not there", func(e *grant.Engine) func() error {
+			g := issued("there")
+			return func() error {
+				require.ErrorIs(t, e.Revoke(background, "somebody-else", g.ID), grant.ErrUnknown)
+				return nil
+			}
+		}, []string{"apply"}},
+		{"a revocation by a token", func(e *grant.Engine) func() error {
+			g, token := redeemed("token")
+			return func() error { return e.RevokeToken(background, g.App, token) }
+		}, []string{"apply"}},
+		{"a revocation by a code", func(e *grant.Engine) func() error {
+			g := issued("code")
+			return func() error { return e.RevokeToken(background, g.App, g.Code) }
+		}, []string{"apply"}},
+		{"a revocation by another app", func(e *grant.Engine) func() error {
+			_, token := redeemed("another")
+			return func() error {
+				require.ErrorIs(t, e.RevokeToken(background, "weather", token), grant.ErrUnknown)
+				return nil
+			}
+		}, nil},
 		{"a revocation of an app here", func(e *grant.Engine) func() error {
 			g, _ := redeemed("app")
 			return func() error { return e.RevokeApp(background, g.Account, g.App, group) }

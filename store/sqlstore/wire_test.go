@@ -13,7 +13,7 @@ import (
 )
 
 // What PostgreSQL itself logs of a use, an issue, a redemption and a revocation: one statement each for what is to be written, and no BEGIN or COMMIT around
-// it. Redeeming and revoking one grant read it first. The same on a node that has never seen the grant.
+// it. Redeeming reads the grant first. The same on a node that has never seen the grant.
 func TestStatementsOnTheWire(t *testing.T) {
 	server := servers.StartPostgres(t, "log_statement=all", "logging_collector=on", "log_line_prefix=|%a|", "log_rotation_age=0", "log_rotation_size=0", "fsync=off")
 	dsn := servers.DSN(server.Addr())
@@ -66,6 +66,11 @@ func TestStatementsOnTheWire(t *testing.T) {
 	settled := node("settled") // has had a connection, but no grant of this account
 	_, err := settled.Grants(t.Context(), "li-si", "", true)
 	require.NoError(t, err)
+	aside := node("aside")
+	more, err := aside.Emit(t.Context(), mention("m2"))
+	require.NoError(t, err)
+	_, unwanted, err := aside.Redeem(t.Context(), "bookbot", more[0].Code)
+	require.NoError(t, err)
 	var issued []grant.Grant
 	var token, other string
 	for _, c := range []struct {
@@ -91,10 +96,21 @@ func TestStatementsOnTheWire(t *testing.T) {
 			require.ErrorIs(t, err, grant.ErrUnknown)
 			return nil
 		}},
-		{"revoke", []string{get, apply}, func(e *grant.Engine) error { return e.Revoke(t.Context(), "zhang-san", issued[1].ID) }},
+		{"revoke", []string{apply}, func(e *grant.Engine) error { return e.Revoke(t.Context(), "zhang-san", issued[1].ID) }},
 		{"use-revoked", []string{apply}, func(e *grant.Engine) error {
 			_, err := e.Use(t.Context(), other, write)
 			require.ErrorIs(t, err, grant.ErrRevoked)
+			return nil
+		}},
+		{"revoke-again", []string{apply}, func(e *grant.Engine) error { return e.Revoke(t.Context(), "zhang-san", issued[1].ID) }},
+		{"revoke-nothing", []string{apply}, func(e *grant.Engine) error {
+			require.ErrorIs(t, e.Revoke(t.Context(), "li-si", issued[1].ID), grant.ErrUnknown)
+			return nil
+		}},
+		{"revoke-token", []string{apply}, func(e *grant.Engine) error { return e.RevokeToken(t.Context(), "bookbot", unwanted) }},
+		{"revoke-code", []string{apply}, func(e *grant.Engine) error { return e.RevokeToken(t.Context(), "bookbot", more[1].Code) }},
+		{"revoke-foreign", nil, func(e *grant.Engine) error {
+			require.ErrorIs(t, e.RevokeToken(t.Context(), "weather", more[1].Code), grant.ErrUnknown)
 			return nil
 		}},
 		{"use-beside", []string{apply}, func(e *grant.Engine) error { _, err := e.Use(t.Context(), token, write); return err }},
