@@ -13,13 +13,15 @@ import (
 
 	"github.com/behest-go/behest/authz/webhook"
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/jose"
 )
 
 // A Change is what is to become of the apps and triggers while the server runs: all of it, or none. Zero fields change
 // nothing.
 type Change struct {
-	// Apps and Triggers are added, or take the place of those with their IDs. An App with a zero Secret keeps the one
-	// that it has, and so it is with WebhookSecret: nobody can read them, so that who edits an app need not know them.
+	// Apps and Triggers are added, or take the place of those with their IDs. An App with neither Secret nor SecretHash
+	// keeps what it has of them, unless its AuthMethod is none, and so it is with WebhookSecret: nobody can read them, so
+	// that who edits an app need not know them.
 	// An app that was removed begins anew: what it was granted before stays dead. What a trigger has granted goes on as
 	// it was.
 	Apps     []App
@@ -43,7 +45,7 @@ type Change struct {
 // reported at once; each wraps grant.ErrInvalid, and nothing was changed. See grant.Engine.Change for other errors, for
 // what goes before Config from then on, and to edit the engine's own view of it as a whole.
 //
-// Client secrets are in the store only as SHA-256, webhook secrets not in the clear; both are sealed with the Key. The
+// Client secrets are in the store only as SHA-256 or the hash given, webhook secrets not in the clear; all are sealed with the Key. The
 // change is not in the ledger, which is the accounts', but in the log, with who made it.
 func (s *Server) Change(ctx context.Context, c Change) error {
 	number, err := s.engine.Change(ctx, c.By, c.edit)
@@ -100,7 +102,11 @@ func (c *Change) edit(conf *grant.Config) error {
 			apps[a.ID] = len(conf.Apps)
 			conf.Apps = append(conf.Apps, next)
 		default:
-			for _, name := range []string{keptSecret, keptWebhook} {
+			keep := []string{keptWebhook}
+			if next.Private[keptSecret].IsZero() && next.Private[keptHash].IsZero() && a.AuthMethod != noAuth {
+				keep = append(keep, keptSecret, keptHash)
+			}
+			for _, name := range keep {
 				if old := conf.Apps[i].Private[name]; next.Private[name].IsZero() && !old.IsZero() {
 					next.Private[name] = old
 				}
@@ -192,6 +198,7 @@ func (s *Server) Configuration(ctx context.Context) ([]App, []grant.Trigger, err
 // An app as the engine keeps it: what only this package must know lies in Private, under these names.
 const (
 	keptSecret  = "secret"         // the SHA-256 of the client secret
+	keptHash    = "secret_hash"    // SecretHash
 	keptWebhook = "webhook_secret" // if it is not derived
 	keptProfile = "profile"
 	keptFault   = "fault" // what is wrong with the secret: there is nobody else who sees it. Such an app passes no check
@@ -201,11 +208,13 @@ type profile struct {
 	Webhook      string   `json:"webhook,omitempty"`
 	RedirectURIs []string `json:"redirect_uris,omitempty"`
 	Introspect   bool     `json:"introspect,omitempty"`
+	JWKS         string   `json:"jwks,omitempty"`
+	AuthMethod   string   `json:"token_endpoint_auth_method,omitempty"`
 }
 
 // kept leaves out what is zero of the secrets.
 func (a App) kept() grant.App {
-	text, _ := json.Marshal(profile{a.Webhook, a.RedirectURIs, a.Introspect}) // plain values
+	text, _ := json.Marshal(profile{a.Webhook, a.RedirectURIs, a.Introspect, a.JWKS, a.AuthMethod}) // plain values
 	private := map[string]grant.Secret{keptProfile: grant.NewSecret(string(text))}
 	if !a.Secret.IsZero() {
 		if fault := secretFault(a.Secret.Reveal()); fault != "" {
@@ -213,6 +222,9 @@ func (a App) kept() grant.App {
 		}
 		hash := sha256.Sum256([]byte(a.Secret.Reveal()))
 		private[keptSecret] = grant.NewSecret(base64.RawURLEncoding.EncodeToString(hash[:]))
+	}
+	if !a.SecretHash.IsZero() {
+		private[keptHash] = a.SecretHash
 	}
 	if !a.WebhookSecret.IsZero() {
 		private[keptWebhook] = a.WebhookSecret
@@ -224,30 +236,75 @@ func (a App) kept() grant.App {
 	return out
 }
 
-// appOf is the way back, with the webhook secret and without the client secret, of which there is a hash.
-func appOf(a *grant.App) (app App, hash [sha256.Size]byte, err error) {
-	app = App{ID: a.ID, Name: a.Name, Actions: a.Actions, RealNames: a.RealNames, Suspended: a.Suspended, WebhookSecret: a.Private[keptWebhook]}
+// clientOf is the way back, with the webhook secret and without the client secret, of which there is a hash. It reports
+// all that is wrong with how the app authenticates.
+func clientOf(a *grant.App) (client, error) {
+	c := client{app: App{ID: a.ID, Name: a.Name, Actions: a.Actions, RealNames: a.RealNames, Suspended: a.Suspended, WebhookSecret: a.Private[keptWebhook]}}
 	var p profile
+	var faults []error
 	if text := a.Private[keptProfile]; !text.IsZero() {
-		err = json.Unmarshal([]byte(text.Reveal()), &p)
+		if err := json.Unmarshal([]byte(text.Reveal()), &p); err != nil {
+			faults = append(faults, err)
+		}
 	}
-	app.Webhook, app.RedirectURIs, app.Introspect = p.Webhook, p.RedirectURIs, p.Introspect
-	fault := a.Private[keptFault].Reveal()
-	if raw, bad := base64.RawURLEncoding.DecodeString(a.Private[keptSecret].Reveal()); fault == "" && (bad != nil || len(raw) != len(hash)) {
-		fault = secretFault("")
-	} else {
-		copy(hash[:], raw)
+	c.app.Webhook, c.app.RedirectURIs, c.app.Introspect, c.app.JWKS, c.app.AuthMethod = p.Webhook, p.RedirectURIs, p.Introspect, p.JWKS, p.AuthMethod
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	secret, hashed := a.Private[keptSecret], a.Private[keptHash]
+	if text := a.Private[keptFault]; !text.IsZero() {
+		fault("Secret %s", text.Reveal())
+	} else if !secret.IsZero() {
+		if raw, err := base64.RawURLEncoding.DecodeString(secret.Reveal()); err != nil || copy(c.hash[:], raw) != len(c.hash) {
+			fault("Secret %s", secretFault(""))
+		}
 	}
-	if fault != "" {
-		err = errors.Join(errors.New("Secret "+fault), err)
+	if !hashed.IsZero() {
+		var err error
+		if c.slow, err = parseHash(hashed.Reveal()); err != nil {
+			fault("SecretHash %w", err)
+		}
+		if !secret.IsZero() {
+			fault("Secret and SecretHash are both there")
+		}
 	}
-	return app, hash, err
+	if p.JWKS != "" {
+		var err error
+		if c.keys, err = jose.ParseSet([]byte(p.JWKS)); err != nil {
+			fault("JWKS: %w", err)
+		}
+	}
+	hasSecret, hasKeys := !secret.IsZero() || !hashed.IsZero(), p.JWKS != ""
+	switch p.AuthMethod {
+	case "":
+		if !hasSecret && !hasKeys {
+			fault("Secret %s", secretFault(""))
+		}
+	case secretBasic, secretPost:
+		if !hasSecret {
+			fault("Secret %s", secretFault(""))
+		}
+	case privateKey:
+		if !hasKeys {
+			fault("AuthMethod: %s needs JWKS", privateKey)
+		}
+	case noAuth:
+		if hasSecret || hasKeys {
+			fault("AuthMethod: a public client has neither Secret nor JWKS")
+		}
+		if len(a.Actions) > 0 || p.Introspect {
+			fault("AuthMethod: a public client has no Actions and does not introspect: nobody could tell who comes")
+		}
+	default:
+		fault("AuthMethod: %.40q is none of %s, %s, %s, %s", p.AuthMethod, secretBasic, secretPost, privateKey, noAuth)
+	}
+	return c, errors.Join(faults...)
 }
 
 // views is what a Server makes of the engine's configuration: made once for each.
 type views struct {
 	engine *grant.Engine
 	key    grant.Secret
+	access []byte     // the key for the access tokens of clients without a secret
 	mu     sync.Mutex // held while one is made
 	last   atomic.Pointer[view]
 }
@@ -293,7 +350,8 @@ func (v *views) latest(ctx context.Context) *view {
 func (v *views) make(conf *grant.Config, last *view) (*view, error) {
 	next := &view{of: conf, apps: map[string]App{}, hooks: map[string]hook{}, targets: map[string]Target{}, roster: newRoster()}
 	for i := range conf.Apps {
-		a, hash, err := appOf(&conf.Apps[i])
+		of, err := clientOf(&conf.Apps[i])
+		a := of.app
 		if err != nil {
 			return nil, fmt.Errorf("authz: app %.80q: %w", a.ID, err)
 		}
@@ -311,7 +369,8 @@ func (v *views) make(conf *grant.Config, last *view) (*view, error) {
 		if a.Suspended {
 			continue
 		}
-		next.roster.byID[a.ID] = &client{app: a, hash: hash}
+		of.app = a
+		next.roster.add(of, v.access)
 		if a.Webhook != "" {
 			next.targets[a.ID] = Target{URL: a.Webhook, Keys: []webhook.Key{h.secret, h.signing}}
 		}

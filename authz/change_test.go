@@ -255,7 +255,7 @@ func TestP6ChangeKeepsSecrets(t *testing.T) {
 	require.NoError(t, err)
 	shown := fmt.Sprintf("%v %+v %#v %v %+v %#v %v", conf, conf, conf, inner, inner, inner, err)
 	var stored strings.Builder
-	kinds := []string{"config", "event", "grant", "token", "revocation", "consent", "window", "ledger", "push", "poll", "redirect", "access", "key"}
+	kinds := []string{"config", "event", "grant", "token", "revocation", "consent", "window", "ledger", "push", "poll", "redirect", "access", "assertion", "key"}
 	for _, kind := range kinds {
 		found, err := w.store.List(t.Context(), store.Query{Kind: kind, Limit: store.MaxPage})
 		require.NoError(t, err)

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -14,9 +15,12 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/jose"
+	"github.com/behest-go/behest/store"
 )
 
 // Limits of a request to an endpoint.
@@ -25,23 +29,34 @@ const (
 	maxParameters = 64
 )
 
-// Clients knows the apps and authenticates them (RFC 6749 §2.3). It keeps a SHA-256 of their secrets and not the
-// secrets, which are long and made by machines. It is safe for concurrent use. Those that NewClients makes never
-// change; a Server's follow its configuration.
+// Clients knows the apps and authenticates them (RFC 6749 §2.3). Of their secrets it keeps a SHA-256, or the hash that
+// it was given. It is safe for concurrent use. Those that NewClients makes never change; a Server's follow its
+// configuration. Set the fields before the first request.
 type Clients struct {
-	fixed  *roster
-	follow func(context.Context) (*roster, error) // nil: fixed
+	// Audience are the values of "aud" with which assertions are taken (RFC 7523 §3): the issuer, and the URLs of the
+	// endpoints. Store is where their IDs are kept, so that each is taken once. Without both private_key_jwt is refused.
+	Audience []string
+	Store    store.Store
+	Now      func() time.Time // for assertions; nil: time.Now
+
+	fixed   *roster
+	follow  func(context.Context) (*roster, error) // nil: fixed
+	hashing chan struct{}                          // as many as hash at a time
 }
+
+func newClients() *Clients { return &Clients{hashing: make(chan struct{}, mostHashing())} }
 
 // A roster is the clients at one time. It never changes.
 type roster struct {
 	byID map[string]*client
 	none client // whose secret is compared when there is no such client
+	slow *slowHash
 }
 
 func newRoster() *roster {
 	r := &roster{byID: map[string]*client{}}
 	_, _ = rand.Read(r.none.hash[:]) // no secret has this hash; never fails
+	r.none.keys, _ = jose.ParseSet([]byte(decoys))
 	return r
 }
 
@@ -54,34 +69,61 @@ func (c *Clients) now(ctx context.Context) (*roster, error) {
 }
 
 type client struct {
-	app  App // without secrets
-	hash [sha256.Size]byte
+	app  App               // without secrets
+	hash [sha256.Size]byte // of a secret that a machine made; random if there is none
+	slow *slowHash         // of a secret that a person chose; nil: there is none
+	keys jose.Set          // for private_key_jwt
+	mac  [sha256.Size]byte // the key that its access tokens are checked with
 }
 
-// NewClients reports every fault at once: an ID that is missing, out of its grammar or there twice, a secret that is
-// missing, too short or too long.
+// add takes a client as clientOf made it; root is a key for those who have no secret.
+func (r *roster) add(c client, root []byte) {
+	switch {
+	case c.slow != nil:
+		c.hash, c.mac = r.none.hash, sha256.Sum256([]byte(c.slow.text))
+		if r.slow == nil || r.slow.cost() < c.slow.cost() {
+			r.slow = c.slow
+		}
+	case c.hash == [sha256.Size]byte{}:
+		c.hash = r.none.hash
+		mac := hmac.New(sha256.New, root)
+		mac.Write([]byte(c.app.ID))
+		mac.Sum(c.mac[:0])
+	default:
+		c.mac = c.hash
+	}
+	r.byID[c.app.ID] = &c
+}
+
+// NewClients reports every fault at once: an ID that is missing, out of its grammar or there twice, credentials that
+// are missing or malformed. See App for what they are. The access tokens of a client that has no secret are good in
+// this process alone.
 func NewClients(apps []App) (*Clients, error) {
-	c := newRoster()
+	c, made := newClients(), newRoster()
+	root := make([]byte, sha256.Size)
+	_, _ = rand.Read(root) // never fails
 	var faults []error
 	for _, a := range apps {
 		if len(a.ID) == 0 || len(a.ID) > 64 || strings.Trim(a.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
 			faults = append(faults, fmt.Errorf("authz: app %.80q: an ID has 1 to 64 of A-Z a-z 0-9 . _ -", a.ID))
 		}
-		if c.byID[a.ID] != nil {
+		if made.byID[a.ID] != nil {
 			faults = append(faults, fmt.Errorf("authz: app %.80q is there twice", a.ID))
 		}
-		secret := a.Secret.Reveal()
-		if fault := secretFault(secret); fault != "" {
-			faults = append(faults, fmt.Errorf("authz: app %.80q: Secret %s", a.ID, fault))
+		kept := a.kept()
+		of, err := clientOf(&kept)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("authz: app %.80q: %w", a.ID, err))
 		}
-		a.Secret, a.WebhookSecret = grant.Secret{}, grant.Secret{}
-		a.Actions, a.RedirectURIs = slices.Clone(a.Actions), slices.Clone(a.RedirectURIs)
-		c.byID[a.ID] = &client{app: a, hash: sha256.Sum256([]byte(secret))}
+		of.app.WebhookSecret = grant.Secret{}
+		of.app.Actions = slices.Clone(of.app.Actions)
+		made.add(of, root)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	return &Clients{fixed: c}, nil
+	c.fixed = made
+	return c, nil
 }
 
 // secretFault is what is wrong with a client secret, if anything is.
@@ -96,13 +138,14 @@ func secretFault(secret string) string {
 }
 
 // Authenticate says which app sent the request: by HTTP Basic with form-encoded credentials (client_secret_basic) or,
-// in a POST, by client_id and client_secret in the body (client_secret_post), never by both. The App has no secrets
-// and is not to be changed.
+// in a POST, by client_id and client_secret in the body (client_secret_post) or by an assertion there (private_key_jwt,
+// RFC 7523), never by two of them. The App has no secrets and is not to be changed. A public client is never
+// authenticated.
 //
 // The body of a POST is read as the endpoints read it: an application/x-www-form-urlencoded form of at most 64 KiB,
 // UTF-8, no parameter twice, none in the query. It is left in r.PostForm and r.Form; a form that was parsed before is
 // taken from there. An error that wraps [ErrInvalidRequest] is a fault of the request, 400; any other is 401: no,
-// unknown or wrong credentials, which cost the same and are not told apart.
+// unknown or wrong credentials, which cost the same and are not told apart. An assertion is used up by this call.
 func (c *Clients) Authenticate(r *http.Request) (*App, error) {
 	form := url.Values{}
 	if r.Method == http.MethodPost {
@@ -111,28 +154,39 @@ func (c *Clients) Authenticate(r *http.Request) (*App, error) {
 			return nil, err
 		}
 	}
-	return c.authenticate(r, form)
+	return c.authenticate(r, form, false)
 }
 
-func (c *Clients) authenticate(r *http.Request, form url.Values) (*App, error) {
+// authenticate is Authenticate for a form that was read. With public it also returns a client of the method none that
+// says no more than its client_id: who sent that request is not known.
+func (c *Clients) authenticate(r *http.Request, form url.Values, public bool) (*App, error) {
 	header := r.Header.Values("Authorization")
 	if len(header) > 1 {
 		return nil, badRequest("the Authorization header is repeated")
 	}
 	// RFC 6749 §2.3: the client MUST NOT use more than one method in each request.
-	secret := form.Get("client_secret")
+	id, secret := form.Get("client_id"), form.Get("client_secret")
+	asserted := form.Get("client_assertion") != "" || form.Get("client_assertion_type") != ""
 	methods := len(header)
 	if secret != "" {
 		methods++
 	}
-	if form.Get("client_assertion") != "" {
+	if asserted {
 		methods++
 	}
 	if methods > 1 {
 		return nil, badRequest("more than one method of client authentication")
 	}
-	id := form.Get("client_id")
+	now, err := c.now(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	if asserted {
+		return c.assertion(r.Context(), now, form)
+	}
+	method := secretPost
 	if len(header) == 1 {
+		method = secretBasic
 		user, password, ok := basic(header[0])
 		switch {
 		case !ok:
@@ -142,28 +196,46 @@ func (c *Clients) authenticate(r *http.Request, form url.Values) (*App, error) {
 		}
 		id, secret = user, password
 	}
-	now, err := c.now(r.Context())
+	if public && methods == 0 {
+		if app := now.byName(id); app != nil && app.AuthMethod == noAuth {
+			return app, nil
+		}
+	}
+	app, err := c.verify(r.Context(), now, id, secret)
 	if err != nil {
 		return nil, err
 	}
-	if app := now.verify(id, secret); app != nil {
-		return app, nil
+	if app == nil || app.AuthMethod != "" && app.AuthMethod != method {
+		return nil, errClient
 	}
-	return nil, errClient
+	return app, nil
 }
 
-// verify does the same work whether or not there is such a client.
-func (c *roster) verify(id, secret string) *App {
-	known, ok := c.byID[id]
+// verify does the same work whether or not there is such a client: one SHA-256, and where any client has a hash that is
+// slow, every refusal costs such a one. It returns nil for no.
+func (c *Clients) verify(ctx context.Context, now *roster, id, secret string) (*App, error) {
+	known, ok := now.byID[id]
 	if !ok {
-		known = &c.none
+		known = &now.none
 	}
 	hash := sha256.Sum256([]byte(secret))
-	if subtle.ConstantTimeCompare(hash[:], known.hash[:]) != 1 || !ok {
-		return nil
+	right := subtle.ConstantTimeCompare(hash[:], known.hash[:]) == 1
+	if !right && now.slow != nil {
+		against := known.slow
+		if against == nil {
+			against = now.slow
+		}
+		same, err := c.compare(ctx, against, secret)
+		if err != nil {
+			return nil, err
+		}
+		right = same && known.slow != nil
+	}
+	if !right || !ok {
+		return nil, nil
 	}
 	app := known.app
-	return &app
+	return &app, nil
 }
 
 // byName is for tokens that name their client; nil if it is not registered any more.

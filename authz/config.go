@@ -66,8 +66,23 @@ type Config struct {
 type App struct {
 	ID      string       // 1 to 64 of A-Z a-z 0-9 . _ -; the client_id
 	Name    string       // shown to people as "via Name", at most 100 bytes in one line; empty: the ID
-	Secret  grant.Secret // the client_secret, 8 to 256 bytes; required
+	Secret  grant.Secret // the client_secret, 8 to 256 bytes that a machine made; see AuthMethod
 	Actions []string     // the most that any trigger may allow it
+
+	// SecretHash, in place of Secret, is the argon2id hash of a client_secret that a person chose, in the PHC string
+	// format: "$argon2id$v=19$m=19456,t=2,p=1$salt$hash", as [HashSecret] makes it. 7 to 64 MiB (m in KiB), 1 to 10
+	// passes (t), 1 to 4 lanes (p), and m times t from 35840 to 262144. Each request of the app costs the server that
+	// work, of which few run at a time, and where one app has such a hash so does each failed try of any: who waits for
+	// 5 s is answered 503.
+	SecretHash grant.Secret
+	// JWKS are the public keys by which the app authenticates with private_key_jwt (RFC 7523, OpenID Connect Core §9): a
+	// JWK set (RFC 7517 §5) of 1 to 16, of Ed25519 (EdDSA), P-256 (ES256) or RSA from 2048 to 4096 bits (RS256). To change
+	// a key have both in the set for a while. Empty: it cannot.
+	JWKS string
+	// AuthMethod is the one method by which the app authenticates, in the words of RFC 7591 §2: client_secret_basic,
+	// client_secret_post or private_key_jwt. Empty: by any for which it has a secret or keys, of which one is required.
+	// none: a public client, which has neither and can only ever sign people in with PKCE: no Actions, no Introspect.
+	AuthMethod string
 
 	// Webhook is where grants are pushed to: https, unless AllowWebhooksTo names its host. Empty: the app polls.
 	Webhook string
@@ -109,7 +124,8 @@ func checkApps(g *guard.Guard, registered []grant.App, triggers []grant.Trigger)
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf("authz: "+format, args...)) }
 	apps := make(map[string]App, len(registered))
 	for i := range registered {
-		a, _, err := appOf(&registered[i])
+		of, err := clientOf(&registered[i])
+		a := of.app
 		if err != nil {
 			fault("app %.80q: %w", a.ID, err)
 		}

@@ -120,10 +120,18 @@
 //	RFC 6750 §3.1    codes and statuses; the scope that is needed                 TestP10Honest
 //	RFC 7009 §2.1    the client is authenticated, and only its own token ends     TestRevoke, TestRevokeMalformed
 //	RFC 7009 §2.2    200 for what is no token; 503 when it may still live         TestRevoke, TestRevokeStoreFails
+//	RFC 7521 §4.2    an assertion's type; client_id must not contradict it         TestPrivateKeyJWT, TestPrivateKeyJWTRefuses
+//	RFC 7523 §3      iss, sub, aud, exp, nbf, iat; the signature; invalid_client  TestPrivateKeyJWTRefuses
+//	RFC 7523 §3      jti is taken once: 64 at a time, on two servers              TestPrivateKeyJWTOnce, TestPrivateKeyJWTPurge
+//	RFC 7591 §2      a client keeps to the method that it is registered for       TestAuthMethod, TestPublicClientIsRefused
 //	RFC 7617 §2      ID and secret in UTF-8, and the secret may have a colon      TestTokenMalformed
 //	RFC 7662 §2.1    the caller is authenticated; no GET                          TestIntrospectMalformed
 //	RFC 7662 §2.2    of a dead or foreign token nothing but {"active":false}      TestIntrospect
 //	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
+//	RFC 8725 §3      the algorithm is the key's; typ; no doubts                   TestVerifyRefuses, TestEmbeddedRefuses, TestKeysByID, TestJSONWebSignature
+//	RFC 7517 §4      keys: public ones alone, for signatures, once                TestParseKeyRefuses, TestParseSet
+//	RFC 7638 §3      thumbprints                                                  TestThumbprintOfRFC7638, TestVectorsOfRFC8037
+//	RFC 9106 §3      argon2id, with bounds                                        TestArgonVector, TestParseHash, TestHashingIsBounded
 //	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
 //	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata
 //	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRemoteResourceMetadata
@@ -131,6 +139,7 @@
 //
 // Deviations: a token of RFC 6749 §4.4 lives for ten minutes and has no scope, since it stands for no user. RFC 6749
 // §5.2 lets a server answer 400 to a client that is not known: it is 401 here, as for a wrong secret, so that nobody
-// learns which clients there are. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one
-// for each URL of it.
+// learns which clients there are. An assertion of RFC 7523 has one aud, also in a list, since one for two servers can be
+// carried by the one to the other (draft-ietf-oauth-rfc7523bis); its jti is required, and its exp is at most ten minutes
+// ahead. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
 package authz

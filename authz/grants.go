@@ -130,7 +130,7 @@ func (e *GrantsEndpoint) authenticate(w http.ResponseWriter, r *http.Request) (*
 			return nil, errClient // removed just now
 		}
 	}
-	app, err := e.Clients.authenticate(r, nil)
+	app, err := e.Clients.authenticate(r, nil, false)
 	if errors.Is(err, errClient) {
 		w.Header().Set("WWW-Authenticate", challenge)
 		w.Header().Add("WWW-Authenticate", bearer)

@@ -69,7 +69,7 @@ func credential(clients *Clients, r *http.Request) (*App, grant.Secret, error) {
 	if err != nil {
 		return nil, grant.Secret{}, err
 	}
-	app, err := clients.authenticate(r, form)
+	app, err := clients.authenticate(r, form, false)
 	if err != nil {
 		return nil, grant.Secret{}, err
 	}

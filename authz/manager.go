@@ -196,7 +196,7 @@ func (c *roster) madeAccess(token string) bool {
 }
 
 func accessCheck(of *client, random []byte) []byte {
-	mac := hmac.New(sha256.New, of.hash[:])
+	mac := hmac.New(sha256.New, of.mac[:])
 	mac.Write([]byte("behest access token"))
 	mac.Write([]byte(of.app.ID))
 	mac.Write(random)

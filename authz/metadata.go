@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"sync"
+
+	"github.com/behest-go/behest/internal/jose"
 )
 
 // A MetadataEndpoint answers GET /.well-known/oauth-authorization-server (RFC 8414). Besides the members of the
@@ -31,6 +33,9 @@ type metadata struct {
 	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
 	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
 	RevocationAuth        []string `json:"revocation_endpoint_auth_methods_supported"`
+	TokenAlgs             []string `json:"token_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionAlgs     []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
+	RevocationAlgs        []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	Scopes                []string `json:"scopes_supported,omitempty"`
 	Resources             []string `json:"protected_resources,omitempty"`
 }
@@ -59,10 +64,11 @@ func (m *MetadataEndpoint) make() {
 	if prefix == "" {
 		prefix = "/oauth2"
 	}
-	base, auth := m.Issuer+prefix, []string{"client_secret_basic", "client_secret_post"}
+	base, auth := m.Issuer+prefix, []string{secretBasic, secretPost, privateKey}
 	m.body, _ = json.Marshal(metadata{ // strings cannot fail
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
 		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
-		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth, Scopes: m.Scopes, Resources: m.Resources,
+		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth,
+		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources,
 	})
 }

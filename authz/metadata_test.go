@@ -28,9 +28,12 @@ func TestMetadata(t *testing.T) {
 		"behest_use_endpoint": "https://social.example/oauth2/use",
 		"grant_types_supported": ["urn:behest:grant-type:operation", "client_credentials"],
 		"response_types_supported": [],
-		"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-		"introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-		"revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]
+		"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+		"introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+		"revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+		"token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
+		"introspection_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
+		"revocation_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"]
 	}`, rec.Body.String())
 
 	m = &authz.MetadataEndpoint{Issuer: "https://social.example/a", Prefix: "/b/c", Scopes: []string{"x"}}

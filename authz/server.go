@@ -89,13 +89,18 @@ func New(c Config) (*Server, error) {
 	if faults = errors.Join(faults, err); faults != nil {
 		return nil, faults
 	}
-	v := &views{engine: engine, key: key}
+	access, err := hkdf.Key(sha256.New, []byte(key.Reveal()), nil, "behest access token", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	v := &views{engine: engine, key: key, access: access}
 	first, err := v.make(&grant.Config{Apps: apps}, nil) // until the store is asked
 	if err != nil {
 		return nil, err
 	}
 	v.last.Store(first)
-	clients := &Clients{follow: v.roster}
+	clients := newClients()
+	clients.follow, clients.Store, clients.Now, clients.Audience = v.roster, st, c.Now, []string{c.Issuer}
 	now := c.Now
 	if now == nil {
 		now = time.Now
@@ -125,6 +130,11 @@ func New(c Config) (*Server, error) {
 		// RFC 8414 §3.1: the well-known part goes before the issuer's path.
 		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}},
 		resourceMetadata + issuer.Path:                          &ResourceMetadataEndpoint{Resource: c.Issuer, Issuer: c.Issuer},
+	}
+	for path := range s.endpoints {
+		if below, ok := strings.CutPrefix(path, issuer.Path+prefix+"/"); ok {
+			clients.Audience = append(clients.Audience, c.Issuer+prefix+"/"+below)
+		}
 	}
 	return s, nil
 }
@@ -217,7 +227,8 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 // servers that share a store may each Run. Call it once for a Server. Long polls are requests, and end with theirs.
 //
 // It purges every minute, one of all servers that share the store, at most 500 records at a time. How long what is
-// kept is in package grant, under Retention; tokens of client_credentials, which live ten minutes, go at their end.
+// kept is in package grant, under Retention; tokens of client_credentials, which live ten minutes, go at their end, and
+// the IDs of assertions a minute after theirs.
 //
 // A store that is away ends nothing: each call gives up after ten seconds at most, is tried again until the store is
 // back, and the log hears of it when it begins, every ten seconds, and when it is over.

@@ -68,7 +68,7 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	form, err := readForm(r)
 	var app *App
 	if err == nil {
-		app, err = t.Clients.authenticate(r, form)
+		app, err = t.Clients.authenticate(r, form, false)
 	}
 	if err != nil {
 		writeFault(ctx, w, t.Log, "token", err)

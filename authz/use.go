@@ -47,7 +47,7 @@ func (u *UseEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	form, err := readForm(r)
 	var app *App
 	if err == nil {
-		app, err = u.Clients.authenticate(r, form)
+		app, err = u.Clients.authenticate(r, form, false)
 	}
 	if err == nil && !app.Introspect {
 		err = errUnauthorizedClient

@@ -108,6 +108,9 @@ func (r *Rules) allows(typ string) bool {
 // KeyID is the "kid", empty if there is none.
 func (j *JWS) KeyID() string { return j.id }
 
+// Algorithm is the "alg", which is allowed.
+func (j *JWS) Algorithm() string { return j.alg }
+
 // Verify returns the payload if one of the keys has signed it: one with the kid that the header names, or without a
 // kid there, of the same algorithm. ErrNoKey means that there is no such key.
 func (j *JWS) Verify(keys Set) ([]byte, error) {
@@ -125,6 +128,17 @@ func (j *JWS) Verify(keys Set) ([]byte, error) {
 		return nil, ErrNoKey
 	}
 	return nil, invalid("wrong signature")
+}
+
+// Decoy does the work of Verify with the first key of the right algorithm, whatever its ID, and tells nothing: for who
+// has no key to verify with and does not want that to be seen.
+func (j *JWS) Decoy(keys Set) {
+	for _, k := range keys {
+		if k.Algorithm() == j.alg {
+			_, _ = j.parsed.Verify(k.jwk.Key)
+			return
+		}
+	}
 }
 
 // VerifyEmbedded returns the payload and the key in the header, which has signed it: it proves that the sender has that

@@ -33,9 +33,6 @@ func NewSigner(private crypto.Signer, id string) (*Signer, error) {
 		if key == nil {
 			return nil, invalid("no key")
 		}
-		if err := key.Validate(); err != nil {
-			return nil, invalid("an RSA key that is none")
-		}
 	default:
 		return nil, invalid("a private key of %T", private)
 	}
