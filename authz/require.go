@@ -116,7 +116,8 @@ func (v *Verifier) Require(pattern string, options ...Option) func(http.Handler)
 // RequireFunc is Require for handlers that must look up where the request would act, such as the group of the post in
 // "/posts/{id}". It must return the real domain of the real object, never what the request claims. It is asked only
 // about requests with a token that this server made. Its errors: one that wraps [ErrInvalidRequest] is a 400 whose
-// error_description is the error's text, fs.ErrNotExist a 404; any other a 500, and its text goes to the log.
+// error_description is the error's text, fs.ErrNotExist a 404, a *http.MaxBytesError a 413; any other a 500, and its
+// text goes to the log.
 func (v *Verifier) RequireFunc(resolve func(*http.Request) (scope.Scope, error), options ...Option) func(http.Handler) http.Handler {
 	fixed, inHandler := v.fixedAnswers(), spendsInHandler(options)
 	resolved := func(r *http.Request) (scope.Scope, error) {

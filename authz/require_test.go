@@ -378,6 +378,7 @@ func TestRequireFunc(t *testing.T) {
 		"above":         {scope.MustParse("org:1/message.write"), nil, 403, "wrong_domain"},
 		"other action":  {scope.MustParse("group:42/member.read"), nil, 403, "wrong_action"},
 		"malformed":     {good, fmt.Errorf("%w: no number", authz.ErrInvalidRequest), 400, `{"error":"invalid_request","error_description":"no number"}`},
+		"too large":     {good, fmt.Errorf("%w: %w", authz.ErrInvalidRequest, &http.MaxBytesError{Limit: 7}), 413, `{"error":"invalid_request","error_description":"the body is larger than 7 bytes"}`},
 		"wordless":      {good, authz.ErrInvalidRequest, 400, "the request is malformed"},
 		"not there":     {good, fmt.Errorf("post 7: %w", fs.ErrNotExist), 404, "no such resource"},
 		"a fault":       {good, errors.New("disk on fire"), 500, "server_error"},

@@ -151,7 +151,10 @@ func (x *exchange) spend(ctx context.Context) error {
 
 // unresolved answers for an error of a resolver.
 func (v *Verifier) unresolved(ctx context.Context, w http.ResponseWriter, err error) {
+	var large *http.MaxBytesError
 	switch {
+	case errors.As(err, &large): // RFC 9110 §15.5.14
+		writeError(w, http.StatusRequestEntityTooLarge, "invalid_request", fmt.Sprintf("the body is larger than %d bytes", large.Limit))
 	case errors.Is(err, ErrInvalidRequest):
 		writeError(w, http.StatusBadRequest, "invalid_request", told(err))
 	case errors.Is(err, fs.ErrNotExist):

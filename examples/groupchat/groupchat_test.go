@@ -936,7 +936,7 @@ func testBadInputOfApps(t *testing.T, o options) {
 		{"empty text", "POST", "/groups/42/messages", "application/json", `{"text":""}`, 400},
 		{"not JSON", "POST", "/groups/42/messages", "application/json", `{`, 400},
 		{"another field", "POST", "/groups/42/messages", "application/json", `{"text":"x","account":"li-si"}`, 400},
-		{"too large", "POST", "/groups/42/messages", "application/json", `{"text":"` + strings.Repeat("x", maxBody) + `"}`, 400},
+		{"too large", "POST", "/groups/42/messages", "application/json", `{"text":"` + strings.Repeat("x", maxBody) + `"}`, 413},
 		{"not UTF-8", "POST", "/groups/42/messages", "application/json", "{\"text\":\"\xff\"}", 400},
 		{"plain text", "POST", "/groups/42/messages", "text/plain", `{"text":"x"}`, 415},
 		{"a form", "POST", "/groups/42/messages", "application/x-www-form-urlencoded", `text=x`, 415},

@@ -80,7 +80,7 @@ var codes = map[int]string{
 	http.StatusBadRequest: "invalid_request", http.StatusUnauthorized: "not_signed_in", http.StatusForbidden: "forbidden",
 	http.StatusNotFound: "not_found", http.StatusConflict: "conflict", http.StatusRequestEntityTooLarge: "too_large",
 	http.StatusUnsupportedMediaType: "unsupported_media_type", http.StatusUnprocessableEntity: "invalid",
-	http.StatusMisdirectedRequest: "misdirected", http.StatusTooManyRequests: "busy", http.StatusInternalServerError: "server_error",
+	http.StatusMisdirectedRequest: "misdirected", http.StatusTooManyRequests: "busy", http.StatusServiceUnavailable: "temporarily_unavailable",
 }
 
 func (s *site) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -89,7 +89,9 @@ func (s *site) fail(w http.ResponseWriter, r *http.Request, err error) {
 		if r.Context().Err() == nil {
 			s.log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 		}
-		e = &webError{http.StatusInternalServerError, "the server failed"}
+		// All else that fails is what stands behind: the rows, or behest's store. Apps hear the same from Require.
+		w.Header().Set("Retry-After", "1")
+		e = &webError{http.StatusServiceUnavailable, "the server cannot do that now: try again"}
 	}
 	if wantsPage(r) {
 		if e.status == http.StatusUnauthorized {
@@ -319,7 +321,7 @@ func read(w http.ResponseWriter, r *http.Request, v any, form func(url.Values)) 
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-			return problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", maxBody)
+			return fmt.Errorf("%w: %w", problem(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", maxBody), err)
 		}
 		return problem(http.StatusBadRequest, "the body could not be read")
 	}
