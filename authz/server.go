@@ -275,8 +275,8 @@ func (s *Server) flush(ctx context.Context, refusals *outage) {
 // look looks for changes of the configuration, at once and then each second, so that no call has to: each goes by a
 // look of the last 3 s.
 func (s *Server) look(ctx context.Context) {
-	var failed error
 	var paced *view
+	away := &outage{what: "the configuration cannot be read; in 3 s nothing is let through", log: s.log}
 	look := func() {
 		err := s.engine.Look(ctx)
 		if err == nil {
@@ -285,15 +285,9 @@ func (s *Server) look(ctx context.Context) {
 				paced = v
 			}
 		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && failed == nil: // once, not each second
-			s.log.Error("the configuration cannot be read; in 3 s nothing is let through", "err", err)
-		case err == nil && failed != nil:
-			s.log.Info("the configuration can be read again")
+		if ctx.Err() == nil {
+			away.note(ctx, err)
 		}
-		failed = err
 	}
 	look()
 	every(ctx, time.Second, look)
