@@ -182,6 +182,26 @@ func TestPurgeIsTakenOver(t *testing.T) {
 	}
 }
 
+// A server whose clock runs far ahead keeps none of the others from purging for as long as that is.
+func TestPurgeDespiteAClockAhead(t *testing.T) {
+	for _, ahead := range []time.Duration{11 * time.Minute, 30 * 24 * time.Hour, 100 * 365 * 24 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			var log lockedBuffer
+			servers, _, spy := purging(t, 2, &log)
+			expired(t, spy, "ledger", 1200)
+			_, err := spy.Apply(t.Context(), time.Now(), []store.Op{store.Put(store.Record{Kind: "purge", ID: "purge", Due: time.Now().Add(ahead)})})
+			require.NoError(t, err)
+			for _, az := range servers {
+				defer background(t, func(ctx context.Context) { _ = az.Run(ctx) })()
+			}
+			time.Sleep(61 * time.Second)
+			require.Zero(t, remain(t, spy, "ledger"))
+			require.Equal(t, 1, spy.most, "one at a time")
+			require.Empty(t, log.String())
+		})
+	}
+}
+
 // A backlog drains in small steps with pauses, however long it takes, while tokens are used; and in one hand.
 func TestPurgeOfABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
