@@ -103,6 +103,15 @@
 // An API that does not share the store is guarded by a [Remote], with the same Require: it spends each use by POST
 // /oauth2/use, as a client that is registered with Introspect.
 //
+// # Records
+//
+// Beside those of package grant, a store has these kinds of records (see package store):
+//
+//	access  <hash>       a token of client_credentials, by the SHA-256 of it: its App, and NotAfter, 10 minutes later,
+//	                     from which on it is purged
+//	purge   purge        one for all: who leases it purges; Due is the end of the lease, or when the next round begins
+//	key     config.root  with InsecureKeyInStore alone: the key, in the clear. It stays for good
+//
 // # Standards
 //
 // What each requires of this server, and the test that holds it; a deviation says why.

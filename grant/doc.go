@@ -104,6 +104,20 @@
 // An issue leaves an event, a grant, a delivery and a ledger entry, its redemption a token and an entry, and each use
 // one entry: 10 uses a second are 78 million of them in 90 days.
 //
+// # Clocks
+//
+// Times are those of each node's own clock (Config.Now): keep them within a second of each other, as NTP does. Counts,
+// revocations and what happens once do not depend on it, nor does how long a Change takes to hold. What does:
+//
+//   - A code and a token end as much earlier or later as the clock of the node that is asked is wrong.
+//   - Adding an app again after its removal ends what was granted before by comparing the time of issue, by the node
+//     that issued, with that of the addition, by the node that added. Let pass more between removal and addition than
+//     clocks differ, or what a node ahead has granted lives on; what a node behind grants in the moments after the
+//     addition is refused as revoked.
+//   - A node that is ahead purges as much too soon. By more than a minute it forgets proofs that are still good
+//     elsewhere, by an hour keys of Once, by a day tokens, by a week what P2 needs.
+//   - An event whose time is more than a minute ahead is refused.
+//
 // # Keys
 //
 // Keys are derived by HKDF-SHA-256, one for each purpose: from [Config].Key those that name accounts in the store and

@@ -105,6 +105,10 @@ func (d *Delegation) Spent() bool { return d.pending == nil || d.pending.spent.L
 // is ErrInvalid and [Delegation.Spent] stays true: the effect is there. If it was Spend itself whose answer was lost,
 // the next try returns nil: it was this use. Calls at the same time are ErrInvalid.
 //
+// A refusal is about the moment of the try alone: when the token was revoked, or has ended, after a try of which nobody
+// knows whether it was committed, the next one is that refusal, and Spent is false, whatever became of the first. The
+// effect itself, which was committed with it or not, tells.
+//
 // Permit should look with the transaction (put it into ctx) or with a connection that it is sure to get: a pool whose
 // connections are all held by callers of Spend has none left. Observe is told before the commit.
 func (d *Delegation) Spend(ctx context.Context, st store.Store) error {

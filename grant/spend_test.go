@@ -421,3 +421,19 @@ func TestOnceDamaged(t *testing.T) {
 	}
 	require.Equal(t, 2, w.left(token))
 }
+
+// What nobody knows is whether a try was committed; a refusal of the next one is about that next one alone.
+func TestSpendRevokedBetweenTries(t *testing.T) {
+	w := newWorld(t, nil)
+	d, err := w.Prepare(ctx, w.token("m1"), write)
+	require.NoError(t, err)
+	w.store.reset()
+	w.store.after = func(int, string) error { return errStore }
+	require.ErrorIs(t, d.Spend(ctx, w.store), errStore)
+	w.store.reset()
+	require.NoError(t, w.Revoke(ctx, "zhang-san", d.Grant))
+	require.ErrorIs(t, d.Spend(ctx, w.store), grant.ErrRevoked)
+	require.False(t, d.Spent())
+	require.Equal(t, 1, w.whats("zhang-san")["used"], "and yet it was")
+	require.EqualValues(t, 2, w.store.ofKind(t, "token")[0].Left)
+}
