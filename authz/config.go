@@ -49,6 +49,12 @@ type Config struct {
 	// share it. Safe only where nobody reads the database, its backups or its replicas who may not act as any user.
 	InsecureKeyInStore bool
 
+	// JWTAudience is the URL of the resource servers that verify the tokens of stateless triggers alone (see JWTSigner): not
+	// the Issuer, whose own Require takes no JWT. Empty: no trigger may be stateless.
+	JWTAudience string
+	// JWTKeys sign them; see NewJWTSigner for what they are and how they rotate. Empty: a key derived from Key, for Ed25519.
+	JWTKeys []grant.Secret
+
 	// Observe is told what was written to the ledger, and of each attempt to deliver (see Deliverer). It must not
 	// block. Nil: nobody is told.
 	Observe func(context.Context, grant.Entry)
@@ -113,6 +119,20 @@ func (c *Config) check() error {
 	}
 	if c.Store != nil && c.Key.IsZero() && !c.InsecureKeyInStore {
 		fault("Key is required with a Store: without it, codes and tokens do not outlive this process, nor hold on another")
+	}
+	if len(c.JWTKeys) > 0 && c.JWTAudience == "" {
+		fault("JWTKeys without a JWTAudience")
+	}
+	return errors.Join(faults...)
+}
+
+// checkStateless is about triggers whose tokens somebody must sign.
+func (c *Config) checkStateless(triggers []grant.Trigger) error {
+	var faults []error
+	for _, t := range triggers {
+		if t.Stateless && c.JWTAudience == "" {
+			faults = append(faults, fmt.Errorf("authz: trigger %.80q: stateless: there is no JWTAudience that its token could be for", triggerID(t)))
+		}
 	}
 	return errors.Join(faults...)
 }

@@ -16,6 +16,7 @@
 //	POST /oauth2/introspect  RFC 7662
 //	POST /oauth2/revoke      RFC 7009
 //	POST /oauth2/use         spends a use, for a resource server that does not share the store: see UseEndpoint
+//	GET  /oauth2/jwks        RFC 7517, the keys of stateless tokens, if there are such: see JWTSigner
 //	GET  /oauth2/grants      the app's waiting grants: ?wait=30s is a long poll
 //	GET  /.well-known/oauth-authorization-server  RFC 8414
 //	GET  /.well-known/oauth-protected-resource    RFC 9728; each challenge of Require names it
@@ -103,6 +104,18 @@
 // An API that does not share the store is guarded by a [Remote], with the same Require: it spends each use by POST
 // /oauth2/use, as a client that is registered with Introspect.
 //
+// What was never to be counted need not be asked about. A trigger that is Stateless, with uses unlimited and a life of at
+// most five minutes, gives a JWT access token (RFC 9068), if there is a Config.JWTAudience: the URL of those resource
+// servers. They verify it alone, by the issuer's jwks_uri, with a Remote or with other software; the server's own Require
+// takes none. What is given up is what the store would have told: uses are not in the ledger, Permit is asked only when
+// the grant is issued, and a revocation, of whatever, holds when the token expires. The token names the account, to the
+// app as well, so the app must be one with RealNames.
+//
+//	Triggers:    []grant.Trigger{{App: "bookbot", On: grant.Mention, In: "group:*", Allow: reads, Stateless: true, Uses: grant.Unlimited, For: 2 * time.Minute}},
+//	JWTAudience: "https://files.social.example",
+//
+//	remote, err := authz.NewRemote(authz.RemoteConfig{Issuer: issuer, Resource: "https://files.social.example"}) // there
+//
 // # Records
 //
 // Beside those of package grant, a store has these kinds of records (see package store):
@@ -129,17 +142,22 @@
 //	RFC 6750 §3.1    codes and statuses; the scope that is needed                 TestP10Honest
 //	RFC 7009 §2.1    the client is authenticated, and only its own token ends     TestRevoke, TestRevokeMalformed
 //	RFC 7009 §2.2    200 for what is no token; 503 when it may still live         TestRevoke, TestRevokeStoreFails
+//	RFC 7517 §4      keys: public ones alone, for signatures, once                TestParseKeyRefuses, TestParseSet
+//	RFC 7517 §5      a key set of public keys alone, each with kid, alg and use   TestJWKS
 //	RFC 7521 §4.2    an assertion's type; client_id must not contradict it         TestPrivateKeyJWT, TestPrivateKeyJWTRefuses
 //	RFC 7523 §3      iss, sub, aud, exp, nbf, iat; the signature; invalid_client  TestPrivateKeyJWTRefuses
 //	RFC 7523 §3      jti is taken once: 64 at a time, on two servers              TestPrivateKeyJWTOnce, TestPrivateKeyJWTPurge
 //	RFC 7591 §2      a client keeps to the method that it is registered for       TestAuthMethod, TestPublicClientIsRefused
 //	RFC 7617 §2      ID and secret in UTF-8, and the secret may have a colon      TestTokenMalformed
+//	RFC 7638 §3      thumbprints, which are our kids                              TestThumbprintOfRFC7638, TestVectorsOfRFC8037, TestJWKS
 //	RFC 7662 §2.1    the caller is authenticated; no GET                          TestIntrospectMalformed
 //	RFC 7662 §2.2    of a dead or foreign token nothing but {"active":false}      TestIntrospect
 //	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
+//	RFC 8693 §4.1    act names who acts                                           TestJWT, TestJWTRefused
 //	RFC 8725 §3      the algorithm is the key's; typ; no doubts                   TestVerifyRefuses, TestEmbeddedRefuses, TestKeysByID, TestJSONWebSignature
-//	RFC 7517 §4      keys: public ones alone, for signatures, once                TestParseKeyRefuses, TestParseSet
-//	RFC 7638 §3      thumbprints                                                  TestThumbprintOfRFC7638, TestVectorsOfRFC8037
+//	RFC 9068 §2.1    typ is at+jwt; signed, and never by none                     TestJWT, TestJWTRefused
+//	RFC 9068 §2.2    the claims of a JWT access token                             TestJWT, TestJWTRefused
+//	RFC 9068 §4      issuer, audience, exp, signature and typ are verified        TestJWTRefused
 //	RFC 9106 §3      argon2id, with bounds                                        TestArgonVector, TestParseHash, TestHashingIsBounded
 //	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
 //	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"github.com/behest-go/behest/authz"
+	"github.com/behest-go/behest/authz/app"
 	"github.com/behest-go/behest/grant"
 	"github.com/behest-go/behest/scope"
 )
@@ -65,4 +67,52 @@ func ExampleRemote() {
 	// 403 {"error":"insufficient_scope","error_description":"the token is for another domain","error_reason":"wrong_domain","scope":"group:7/file.write"}
 	// emma.txt for zhang-san via bookbot in group:42, 0 left
 	// 401 {"error":"invalid_token","error_description":"the token has no uses left","error_reason":"used_up"}
+}
+
+// A token that was never to be counted is verified by the resource server alone: it asks for the keys once, and for nothing else.
+func ExampleJWTSigner() {
+	mux := http.NewServeMux()
+	chat := httptest.NewServer(mux)
+	defer chat.Close()
+	const files = "https://files.social.example"
+	az, err := authz.New(authz.Config{
+		Issuer:      chat.URL,
+		Permit:      func(context.Context, grant.Access) error { return nil },
+		Apps:        []authz.App{{ID: "bookbot", Secret: grant.NewSecret("bookbot-secret"), Actions: []string{"file.read"}, RealNames: true}},
+		JWTAudience: files,
+		Triggers: []grant.Trigger{{App: "bookbot", On: grant.Mention, In: "group:*", Allow: []string{"file.read"},
+			Stateless: true, Uses: grant.Unlimited, For: 2 * time.Minute}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	az.Routes(mux.Handle)
+	issued, err := az.Emit(context.Background(), grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "bookbot", Domain: scope.MustDomain("group:42")})
+	if err != nil {
+		panic(err)
+	}
+	client := &app.Client{Issuer: chat.URL, ID: "bookbot", Secret: app.NewSecret("bookbot-secret")}
+	token, err := client.Redeem(context.Background(), app.NewSecret(issued[0].Code.Reveal()))
+	if err != nil {
+		panic(err)
+	}
+
+	// In the other process, which is no client of the chat's:
+	remote, err := authz.NewRemote(authz.RemoteConfig{Issuer: chat.URL, Resource: files})
+	if err != nil {
+		panic(err)
+	}
+	for _, want := range []string{"group:42/file.read", "group:42/folder:7/file.read", "group:42/file.write", "group:7/file.read"} {
+		d, err := remote.Use(context.Background(), authz.Call{Token: token.AccessToken.Reveal(), Want: scope.MustParse(want)})
+		if err != nil {
+			fmt.Println(grant.Reason(err))
+			continue
+		}
+		fmt.Println(d.Account, "via", d.App, "in", d.Domain, "unlimited:", d.Left == grant.Unlimited)
+	}
+	// Output:
+	// zhang-san via bookbot in group:42 unlimited: true
+	// zhang-san via bookbot in group:42/folder:7 unlimited: true
+	// wrong_action
+	// wrong_domain
 }

@@ -16,6 +16,7 @@ type MetadataEndpoint struct {
 	Prefix    string   // of the endpoints, below the issuer; empty: "/oauth2"
 	Scopes    []string // scopes_supported; empty: left out
 	Resources []string // protected_resources (RFC 9728 §4); empty: left out
+	JWKS      bool     // jwks_uri: there is a JWTSigner at /jwks
 
 	once sync.Once
 	body []byte
@@ -38,6 +39,7 @@ type metadata struct {
 	RevocationAlgs        []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	Scopes                []string `json:"scopes_supported,omitempty"`
 	Resources             []string `json:"protected_resources,omitempty"`
+	JWKS                  string   `json:"jwks_uri,omitempty"`
 }
 
 // ServeHTTP implements [http.Handler].
@@ -64,11 +66,14 @@ func (m *MetadataEndpoint) make() {
 	if prefix == "" {
 		prefix = "/oauth2"
 	}
-	base, auth := m.Issuer+prefix, []string{secretBasic, secretPost, privateKey}
+	base, auth, jwks := m.Issuer+prefix, []string{secretBasic, secretPost, privateKey}, ""
+	if m.JWKS {
+		jwks = base + "/jwks"
+	}
 	m.body, _ = json.Marshal(metadata{ // strings cannot fail
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
 		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
 		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth,
-		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources,
+		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources, JWKS: jwks,
 	})
 }

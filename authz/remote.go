@@ -19,21 +19,24 @@ import (
 	"github.com/behest-go/behest/scope"
 )
 
-// RemoteConfig is what a Remote needs to know. Required are Issuer, ClientID and Secret.
+// RemoteConfig is what a Remote needs to know. Required are Issuer and, for tokens that are spent, ClientID and Secret, or
+// for JWTs Resource.
 type RemoteConfig struct {
 	Issuer string // of the authorization server, as its Config has it; required
 	Prefix string // of its endpoints, as its Config has it; empty: "/oauth2"
 	// ClientID and Secret are those of an App with Introspect, which this resource server is to the authorization server.
-	// Required.
+	// Empty, with a Resource: nothing is spent, and only JWTs are taken.
 	ClientID string
 	Secret   grant.Secret
-	// Resource is this API's own URL, which challenges lead to (RFC 9728): see Routes. Empty: challenges name no metadata.
+	// Resource is this API's own URL, which challenges lead to (RFC 9728, see Routes), and the audience of the JWTs that it
+	// takes: the authorization server's JWTAudience. Empty: challenges name no metadata, and no JWT is taken.
 	Resource string
 	// Client sends requests to the authorization server, such as with TLS roots of your own. It is copied, and follows
 	// no redirect, keeps no cookie and has no timeout but the one below. Nil: one that uses no proxy, with at most 256 connections.
 	Client  *http.Client
-	Timeout time.Duration // of all that one use takes, its second try included; zero: 5 s. The request's own context may be shorter
-	Log     *slog.Logger  // causes that clients are not told; nil: nowhere
+	Timeout time.Duration    // of all that one use takes, its second try included; zero: 5 s. The request's own context may be shorter
+	Now     func() time.Time // for JWTs; nil: time.Now
+	Log     *slog.Logger     // causes that clients are not told; nil: nowhere
 }
 
 // A Remote guards the handlers of a resource server in another process, which does not share the store: its Require and
@@ -44,15 +47,24 @@ type RemoteConfig struct {
 // once more, as the same use, so that it is spent once; if that is lost as well, it may have been spent for nothing. The
 // token goes to the issuer's own address and to no other: redirects are not followed.
 //
+// The tokens of stateless triggers, which are JWTs (RFC 9068, see [JWTSigner]), it verifies alone, if they are for its
+// Resource: nothing is spent, Left is grant.Unlimited, and Trigger is not told; until they expire, within 5 minutes,
+// nobody can take them back. The issuer's keys are asked for at its jwks_uri, with the bounds of Cache-Control between a
+// minute and an hour, for an unknown kid at most every 30 s, and good for ten minutes more while the issuer does not answer.
+// One that is bound to a key (cnf) is refused.
+//
 // What needs the store is not to be had from afar: SpendInHandler panics at the start, and a request's Idempotency-Key
 // means nothing here, so each retry of an app spends again.
 //
 // Make it with NewRemote. It is safe for concurrent use, and has no goroutine of its own.
 type Remote struct {
-	use, authorization string
+	use, authorization string // authorization is empty: nothing can be spent
 	resource, issuer   string
+	jwksURL            string
+	keys               *remoteKeys // nil: takes no JWT
 	client             http.Client
 	timeout            time.Duration
+	now                func() time.Time
 	answers            *Verifier // without an engine: it says no
 }
 
@@ -75,8 +87,8 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if !plainPath(c.Prefix) {
 		fault("Prefix: %.80q is not a path such as \"/oauth2\"", c.Prefix)
 	}
-	if c.ClientID == "" || c.Secret.IsZero() {
-		fault("ClientID and Secret are required")
+	if (c.ClientID == "") != c.Secret.IsZero() || c.ClientID == "" && c.Resource == "" {
+		fault("ClientID and Secret are required, both of them, or a Resource alone to take nothing but JWTs")
 	}
 	if c.Resource != "" && !plainURL(c.Resource) {
 		fault("Resource: %.80q is not an https URL with a plain path or none, without query, fragment and final slash", c.Resource)
@@ -93,11 +105,13 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	if c.Timeout == 0 {
 		c.Timeout = remoteTimeout
 	}
-	m := &Remote{use: c.Issuer + c.Prefix + "/use", issuer: c.Issuer, resource: c.Resource, timeout: c.Timeout,
-		// RFC 6749 §2.3.1: form-encoded, then Basic
-		authorization: "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(c.ClientID)+":"+url.QueryEscape(c.Secret.Reveal()))),
-		answers:       &Verifier{Realm: c.Issuer, Log: c.Log}}
+	m := &Remote{use: c.Issuer + c.Prefix + "/use", jwksURL: c.Issuer + c.Prefix + "/jwks", issuer: c.Issuer, resource: c.Resource,
+		timeout: c.Timeout, now: func() time.Time { return clock(c.Now) }, answers: &Verifier{Realm: c.Issuer, Log: c.Log}}
+	if c.ClientID != "" { // RFC 6749 §2.3.1: form-encoded, then Basic
+		m.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(c.ClientID)+":"+url.QueryEscape(c.Secret.Reveal())))
+	}
 	if c.Resource != "" {
+		m.keys = &remoteKeys{fetch: m.jwks, now: m.now}
 		u, _ := url.Parse(c.Resource) // checked above
 		m.answers.ResourceMetadata = wellKnown(u, resourceMetadata)
 	}
@@ -195,8 +209,14 @@ func (m *Remote) RequireFunc(resolve func(*http.Request) (scope.Scope, error), o
 
 // takes says whether the token could be one of the server's: what is not costs no request.
 func (m *Remote) takes(token string) bool {
-	return strings.HasPrefix(token, tokenPrefix) && len(token) <= maxRemoteToken &&
-		strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == ""
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+	switch {
+	case len(token) > maxRemoteToken:
+		return false
+	case looksLikeJWT(token):
+		return m.keys != nil && strings.Trim(token, letters+".") == ""
+	}
+	return m.authorization != "" && strings.HasPrefix(token, tokenPrefix) && strings.Trim(token, letters) == ""
 }
 
 // Use verifies a token and spends a use of it, for callers without HTTP. Its errors are those of grant.Engine.Use; any
@@ -204,6 +224,9 @@ func (m *Remote) takes(token string) bool {
 func (m *Remote) Use(ctx context.Context, c Call) (*Delegation, error) {
 	if !m.takes(c.Token) {
 		return nil, fmt.Errorf("%w: not a token of the server's", grant.ErrUnknown)
+	}
+	if looksLikeJWT(c.Token) {
+		return m.verify(ctx, c)
 	}
 	// One use has one key: the server knows a second try by it.
 	key, form := rand.Text(), url.Values{"token": {c.Token}, "scope": {c.Want.String()}}.Encode()

@@ -83,10 +83,13 @@ func New(c Config) (*Server, error) {
 	}
 	engine, err := grant.NewEngine(grant.Config{
 		Store: st, Key: key, Sealing: c.Sealing, Apps: apps, Triggers: c.Triggers, Catalog: catalog,
-		Check:  func(apps []grant.App, triggers []grant.Trigger) error { return checkApps(g, apps, triggers) },
+		Check: func(apps []grant.App, triggers []grant.Trigger) error {
+			return errors.Join(checkApps(g, apps, triggers), c.checkStateless(triggers))
+		},
 		Permit: c.Permit, Observe: c.Observe, Now: c.Now, KeepLedger: c.KeepLedger,
 	})
-	if faults = errors.Join(faults, err); faults != nil {
+	signer, err2 := c.signer(key)
+	if faults = errors.Join(faults, err, err2); faults != nil {
 		return nil, faults
 	}
 	access, err := hkdf.Key(sha256.New, []byte(key.Reveal()), nil, "behest access token", sha256.Size)
@@ -122,13 +125,13 @@ func New(c Config) (*Server, error) {
 			return answer.Status, answer.RetryAfter, err
 		}}
 	s.endpoints = map[string]http.Handler{
-		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
+		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, JWT: signer, Now: now, Log: log},
 		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, Now: now, Log: log},
 		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
 		issuer.Path + prefix + "/use":        &UseEndpoint{Engine: engine, Clients: clients, Log: log},
 		issuer.Path + prefix + "/grants":     &GrantsEndpoint{Engine: engine, Clients: clients, Store: st, Wait: s.wake.wait, Now: now, Log: log},
 		// RFC 8414 §3.1: the well-known part goes before the issuer's path.
-		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}},
+		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}, JWKS: signer != nil},
 		resourceMetadata + issuer.Path:                          &ResourceMetadataEndpoint{Resource: c.Issuer, Issuer: c.Issuer},
 	}
 	for path := range s.endpoints {
@@ -136,7 +139,26 @@ func New(c Config) (*Server, error) {
 			clients.Audience = append(clients.Audience, c.Issuer+prefix+"/"+below)
 		}
 	}
+	if signer != nil {
+		s.endpoints[issuer.Path+prefix+"/jwks"] = signer
+	}
 	return s, nil
+}
+
+// signer is nil if nobody is to verify tokens alone.
+func (c *Config) signer(key grant.Secret) (*JWTSigner, error) {
+	keys := c.JWTKeys
+	if c.JWTAudience == "" {
+		return nil, nil
+	}
+	if len(keys) == 0 {
+		seed, err := hkdf.Key(sha256.New, []byte(key.Reveal()), nil, "behest JWT signing", ed25519.SeedSize)
+		if err != nil {
+			return nil, err
+		}
+		keys = []grant.Secret{grant.NewSecret(string(seed))}
+	}
+	return NewJWTSigner(c.Issuer, c.JWTAudience, keys)
 }
 
 // makeKey makes a key for this process, or the one that all who share the store use.

@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -39,6 +40,7 @@ type TokenEndpoint struct {
 	Engine  *grant.Engine
 	Clients *Clients
 	Store   store.Store      // the engine's
+	JWT     *JWTSigner       // makes the tokens of stateless grants; nil: they are not redeemed here
 	Now     func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: nothing is logged
 
@@ -98,7 +100,7 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 	if code.IsZero() {
 		return nil, badRequest("code is missing")
 	}
-	accept := func(*grant.Grant) error { return nil }
+	accept := t.acceptable
 	if text := form.Get("scope"); text != "" {
 		want, err := scope.ParseSet(text)
 		if err != nil {
@@ -108,7 +110,7 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 			if g.Scope() != want {
 				return errScope
 			}
-			return nil
+			return t.acceptable(g)
 		}
 	}
 	g, token, err := t.Engine.RedeemFunc(ctx, app.ID, code, accept)
@@ -125,6 +127,11 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 	default:
 		return nil, err
 	}
+	if g.Stateless {
+		if token, err = t.JWT.sign(g); err != nil {
+			return nil, err
+		}
+	}
 	answer := &tokenAnswer{
 		AccessToken: token.Reveal(), TokenType: "Bearer", ExpiresIn: int64(g.For / time.Second),
 		Scope: g.Scope(), GrantID: g.ID, Domain: g.Domain, Sub: t.Engine.Name(app.ID, g.Account),
@@ -136,6 +143,19 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 		answer.Event = &handoverOf(t.Engine, g).Event
 	}
 	return answer, nil
+}
+
+// acceptable is asked before a code is used up.
+func (t *TokenEndpoint) acceptable(g *grant.Grant) error {
+	switch {
+	case !g.Stateless:
+		return nil
+	case t.JWT == nil:
+		return fmt.Errorf("%w: the grant %s is stateless, and there is nobody who signs", grant.ErrInvalid, g.ID)
+	case t.Engine.Name(g.App, g.Account) != g.Account: // was so when the trigger was made
+		return invalidGrant("the app sees accounts by their own names no more")
+	}
+	return nil
 }
 
 func invalidGrant(description string) error {
