@@ -25,6 +25,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/behest-go/behest/authz"
+	"github.com/behest-go/behest/authz/app"
+	"github.com/behest-go/behest/authz/authztest"
 	"github.com/behest-go/behest/grant"
 	"github.com/behest-go/behest/internal/jose"
 	"github.com/behest-go/behest/internal/stores"
@@ -293,9 +295,9 @@ func TestPrivateKeyJWTRefuses(t *testing.T) {
 	_, err = clients.Authenticate(request())
 	require.ErrorContains(t, err, "not offered")
 	clients.Audience, clients.Store, clients.Now = []string{endpointIssuer}, store.NewMemory(), w.now
-	app, err := clients.Authenticate(request())
+	who, err := clients.Authenticate(request())
 	require.NoError(t, err)
-	require.Equal(t, "keys", app.ID)
+	require.Equal(t, "keys", who.ID)
 }
 
 // The private key of RFC 8037 §A.1, which everybody has.
@@ -478,6 +480,28 @@ func TestChangeKeepsCredentials(t *testing.T) {
 	require.Equal(t, []int{401, 200}, []int{basic("both", "both-secret"), basic("both", "another one")}, "none has left nothing behind")
 	err = w.az.Change(t.Context(), authz.Change{Apps: []authz.App{{ID: "both", JWKS: "{}"}}})
 	require.ErrorIs(t, err, grant.ErrInvalid)
+}
+
+// An app of ours that has no secret does all it does with its key.
+func TestPrivateKeyJWTByTheApp(t *testing.T) {
+	key, err := app.NewKey(clientKey("a"), "")
+	require.NoError(t, err)
+	s := authztest.New(t, authz.Config{
+		Apps:     []authz.App{{ID: "keys", JWKS: key.JWKS(), Actions: []string{"message.write"}}},
+		Triggers: []grant.Trigger{{App: "keys", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Deliver: grant.Poll}},
+	})
+	client := s.Client("keys")
+	client.Key = key
+	s.MustEmit(bubbleMentionOf("keys"))
+	waiting, err := client.Grants(t.Context(), 0)
+	require.NoError(t, err)
+	require.Len(t, waiting, 1)
+	token, err := client.Redeem(t.Context(), waiting[0].Code)
+	require.NoError(t, err)
+	require.NoError(t, client.Revoke(t.Context(), token))
+	s.Clock.Advance(time.Hour)
+	_, err = client.Grants(t.Context(), 0)
+	require.NoError(t, err, "its own token is over, and another is fetched")
 }
 
 // Access tokens of a client that has keys alone are good on every server with the same Key, and forged ones cost the

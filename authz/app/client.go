@@ -29,9 +29,12 @@ type Client struct {
 	// Issuer is the server's URL, exactly as it names itself in its metadata and in callbacks. Required.
 	Issuer string
 	// ID and Secret are the app's credentials. They are sent by HTTP Basic, form-encoded (RFC 6749 §2.3.1), so any
-	// character may occur in them. Required.
+	// character may occur in them. Required, unless there is a Key.
 	ID     string
 	Secret Secret
+	// Key, in place of Secret, is the key whose public half the server knows the app by (private_key_jwt, RFC 7523). It
+	// never leaves the app: each request carries an assertion that is good for a minute, once. Zero: Secret.
+	Key Key
 	// TokenURL, GrantsURL and RevokeURL are the endpoints. Zero: Issuer and "/oauth2/token", "/oauth2/grants",
 	// "/oauth2/revoke".
 	TokenURL, GrantsURL, RevokeURL string
@@ -46,6 +49,13 @@ type Client struct {
 	Now func() time.Time
 }
 
+func (c *Client) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
+}
+
 // Redeem exchanges a grant's code for its token. It is done once: a code that was redeemed, even if the answer was
 // lost, is void. Errors: an [*Error] ([ErrInvalidGrant] when the code is void, which needs no second try), one that
 // wraps [ErrProtocol], or one of the network. It takes at most 30 seconds.
@@ -53,11 +63,7 @@ func (c *Client) Redeem(ctx context.Context, code Secret) (*Token, error) {
 	if code.IsZero() {
 		return nil, errors.New("app: redeem: no code")
 	}
-	now := c.Now
-	if now == nil {
-		now = time.Now
-	}
-	sent := now() // before the server's clock starts, so that Expiry is never too late
+	sent := c.now() // before the server's clock starts, so that Expiry is never too late
 	var wire struct {
 		AccessToken Secret       `json:"access_token"`
 		TokenType   string       `json:"token_type"`
@@ -112,7 +118,13 @@ func (c *Client) Grants(ctx context.Context, wait time.Duration) ([]Grant, error
 	if wait > 0 {
 		query.Set("wait", wait.String())
 	}
-	if err := c.call(ctx, wait+callTimeout, http.MethodGet, c.GrantsURL, "/oauth2/grants", query, &wire); err != nil {
+	err := c.call(ctx, wait+callTimeout, http.MethodGet, c.GrantsURL, "/oauth2/grants", query, &wire)
+	var refused *Error
+	if !c.Key.IsZero() && errors.As(err, &refused) && refused.Status == http.StatusUnauthorized {
+		c.Key.forget(c) // the server has: another one
+		err = c.call(ctx, wait+callTimeout, http.MethodGet, c.GrantsURL, "/oauth2/grants", query, &wire)
+	}
+	if err != nil {
 		return nil, err
 	}
 	var grants []Grant
@@ -219,8 +231,11 @@ func (c *Client) Callback(r *http.Request) (Secret, error) {
 // check finds what is wrong with the fields, all of it.
 func (c *Client) check() error {
 	var faults []error
-	if c.ID == "" || c.Secret.IsZero() {
-		faults = append(faults, errors.New("app: a Client needs ID and Secret"))
+	switch {
+	case c.ID == "" || c.Secret.IsZero() && c.Key.IsZero():
+		faults = append(faults, errors.New("app: a Client needs ID and Secret, or a Key"))
+	case !c.Secret.IsZero() && !c.Key.IsZero():
+		faults = append(faults, errors.New("app: a Client has a Secret or a Key, not both"))
 	}
 	for _, text := range []string{c.Issuer, c.TokenURL, c.GrantsURL, c.RevokeURL, c.API} {
 		if text == "" && c.Issuer != "" {
@@ -250,6 +265,10 @@ func (c *Client) call(ctx context.Context, timeout time.Duration, method, overri
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	authorization, err := c.authorize(ctx, method, params)
+	if err != nil {
+		return err
+	}
 	var body io.Reader
 	if method == http.MethodPost {
 		body = strings.NewReader(params.Encode())
@@ -268,7 +287,9 @@ func (c *Client) call(ctx context.Context, timeout time.Duration, method, overri
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	req.Header.Set("Accept", "application/json")
-	req.SetBasicAuth(url.QueryEscape(c.ID), url.QueryEscape(c.Secret.Reveal())) // RFC 6749 §2.3.1
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
 	resp, err := c.roundTrip(req)
 	if err != nil {
 		return err

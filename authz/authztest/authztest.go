@@ -55,7 +55,7 @@ type Server struct {
 const testOperation = grant.Operation("authztest.token")
 
 // New starts a Server with c, in which it fills in what is missing: Issuer and Now are its own always, Permit allows
-// everything unless set, and an app without a Secret gets one. Any fault in c fails the test. Every app also gets a
+// everything unless set, and an app without any credentials gets a Secret. Any fault in c fails the test. Every app also gets a
 // trigger for Token, for all of its actions.
 func New(tb testing.TB, c authz.Config) *Server {
 	tb.Helper()
@@ -73,7 +73,7 @@ func New(tb testing.TB, c authz.Config) *Server {
 	var inboxes []string
 	for i := range c.Apps {
 		a := &c.Apps[i]
-		if a.Secret.IsZero() {
+		if a.Secret.IsZero() && a.SecretHash.IsZero() && a.JWKS == "" && a.AuthMethod != "none" {
 			a.Secret = grant.NewSecret("secret-of-" + a.ID)
 		}
 		s.secrets[a.ID] = a.Secret.Reveal()

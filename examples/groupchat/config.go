@@ -144,7 +144,7 @@ func isLoopback(host string) bool {
 
 func (r *appsReader) app(n *node, path string) authz.App {
 	var a authz.App
-	for _, m := range r.fields(n, path, "id", "name", "secret", "actions", "webhook", "webhook_secret", "redirect_uris", "introspect", "real_names") {
+	for _, m := range r.fields(n, path, "id", "name", "secret", "secret_hash", "jwks", "token_endpoint_auth_method", "actions", "webhook", "webhook_secret", "redirect_uris", "introspect", "real_names") {
 		field := path + "." + m.name
 		switch m.name {
 		case "id":
@@ -153,6 +153,15 @@ func (r *appsReader) app(n *node, path string) authz.App {
 			a.Name = r.text1(m.value, field)
 		case "secret":
 			a.Secret = grant.NewSecret(r.text1(m.value, field))
+		case "secret_hash":
+			a.SecretHash = grant.NewSecret(r.text1(m.value, field))
+		case "jwks":
+			if m.value.kind != '{' {
+				r.fault(m.value, field, "is not a JWK set, an object with keys")
+			}
+			a.JWKS = string(r.text[m.value.start:m.value.end])
+		case "token_endpoint_auth_method":
+			a.AuthMethod = r.text1(m.value, field)
 		case "actions":
 			a.Actions = r.texts(m.value, field)
 		case "webhook":
@@ -205,7 +214,23 @@ func (r *appsReader) judgeApp(n *node, path string, a authz.App) {
 		set  func(*authz.App)
 	}{
 		{"id", func(x *authz.App) { x.ID = a.ID }},
-		{"secret", func(x *authz.App) { x.Secret = a.Secret }},
+		{"secret", func(x *authz.App) {
+			if !a.Secret.IsZero() || a.SecretHash.IsZero() && a.JWKS == "" && a.AuthMethod != "none" {
+				x.Secret = a.Secret
+			}
+		}},
+		{"secret_hash", func(x *authz.App) {
+			if !a.SecretHash.IsZero() {
+				x.Secret, x.SecretHash = grant.Secret{}, a.SecretHash
+			}
+		}},
+		{"jwks", func(x *authz.App) { x.JWKS = a.JWKS }},
+		{"token_endpoint_auth_method", func(x *authz.App) {
+			x.AuthMethod, x.JWKS = a.AuthMethod, a.JWKS
+			if a.AuthMethod == "none" {
+				x.Secret, x.SecretHash = a.Secret, a.SecretHash
+			}
+		}},
 		{"actions", func(x *authz.App) { x.Actions = a.Actions }},
 		{"webhook", func(x *authz.App) { x.Webhook = a.Webhook }},
 		{"webhook_secret", func(x *authz.App) { x.WebhookSecret = a.WebhookSecret }},

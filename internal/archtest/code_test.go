@@ -49,7 +49,7 @@ var arrows = map[string]arrow{
 	},
 	"authz/webhook": {},
 	// The third-party side: it knows the wire, not the server.
-	"authz/app":        {uses: []string{"scope", "authz/webhook", "golang.org/x/oauth2"}},
+	"authz/app":        {uses: []string{"scope", "authz/webhook", "internal/jose", "golang.org/x/oauth2"}},
 	"authz/authztest":  {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
 	"internal/guard":   {},
 	"internal/jose":    {uses: []string{"github.com/go-jose/go-jose/v4", "github.com/go-jose/go-jose/v4/json"}},
