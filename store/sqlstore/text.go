@@ -118,10 +118,16 @@ func (d Dialect) timeArg(t time.Time) any {
 	return d.timeText(t)
 }
 
-// checkTime refuses what the columns do not hold.
+// holds reports whether the columns hold this time.
+func holds(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 1 && year <= 9999
+}
+
+// checkTime refuses what they do not hold.
 func checkTime(what string, t time.Time) error {
-	if year := t.UTC().Year(); year < 1 || year > 9999 {
-		return fmt.Errorf("%w: %s is in the year %d, want 1 to 9999", store.ErrInvalid, what, year)
+	if !holds(t) {
+		return fmt.Errorf("%w: %s is in the year %d, want 1 to 9999", store.ErrInvalid, what, t.UTC().Year())
 	}
 	return nil
 }
