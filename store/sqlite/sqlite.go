@@ -2,8 +2,8 @@
 //
 // The laws are those of package store. What they mean here:
 //
-//  1. What was acknowledged is on the disk: write-ahead log, synchronous=FULL. A commit takes one sync of the disk; writes that wait at the same
-//     time share it, each with an outcome of its own, exactly as if they had come one after the other.
+//  1. What was acknowledged is on the disk: write-ahead log, synchronous=FULL. A commit takes one sync of the disk, and on Linux one write before it; writes that
+//     wait at the same time share them, each with an outcome of its own, exactly as if they had come one after the other.
 //  2. One writer. A write waits for those before it, and no longer than its context says; a write that has not begun by then does not begin.
 //     Readers never wait for it.
 //  3. Other processes may open the same file. They act as one store; their writers take turns.
@@ -130,7 +130,15 @@ func open(path string) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{path: path, file: full, requests: make(chan *request, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
-	if s.write, err = database(full, "rw", writeSettings); err != nil {
+	settings := writeSettings
+	vfs, err := gathering()
+	if err != nil {
+		return nil, err
+	}
+	if vfs != "" {
+		settings += "&vfs=" + vfs
+	}
+	if s.write, err = database(full, "rw", settings); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -163,6 +171,13 @@ func open(path string) (_ *Store, err error) {
 	}
 	if mode != "wal" {
 		return nil, fmt.Errorf("the journal mode is %q and cannot be made WAL", mode)
+	}
+	var level int
+	if err := conn.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&level); err != nil {
+		return nil, err
+	}
+	if level != 2 {
+		return nil, fmt.Errorf("synchronous is %d and cannot be made FULL", level)
 	}
 	go newWriter(s, conn).run()
 	return s, nil

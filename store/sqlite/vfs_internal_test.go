@@ -20,6 +20,12 @@ type disk struct {
 	syncs atomic.Int64
 	// fuse, if above zero, is burnt by each read, write and sync; the one at which it comes to zero fails, and that one alone.
 	fuse atomic.Int64
+
+	// Of logs alone:
+	writes   atomic.Int64
+	room     atomic.Int64 // if above zero: the bytes for which there is room, plus one
+	syncing  func()       // is called before a sync of one
+	underway sync.Mutex
 }
 
 func (d *disk) burnt() bool {
@@ -27,6 +33,19 @@ func (d *disk) burnt() bool {
 		return false
 	}
 	return d.fuse.Add(-1) == 0
+}
+
+// fits says for how many of n bytes there is room.
+func (d *disk) fits(n int32) int32 {
+	d.underway.Lock()
+	defer d.underway.Unlock()
+	room := d.room.Load() - 1
+	if room < 0 {
+		return n
+	}
+	n = min(n, int32(room))
+	d.room.Store(room - int64(n) + 1)
+	return n
 }
 
 var disks atomic.Int64
@@ -45,13 +64,14 @@ func newDisk(t *testing.T) *disk {
 	at[sqlite3.Tsqlite3_vfs](mine).FpNext = 0
 	at[sqlite3.Tsqlite3_vfs](mine).FzName = name
 
-	type openFunc = func(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) int32
-	type syncFunc = func(tls *libc.TLS, file uintptr, flags int32) int32
-	type writeFunc = func(tls *libc.TLS, file, from uintptr, n int32, offset int64) int32
+	type which struct {
+		methods uintptr
+		log     bool
+	}
 	open := funcAt[openFunc](usual.FxOpen)
 	var mu sync.Mutex
-	tables := make(map[uintptr]uintptr) // the methods of files, and what they are replaced by
-	at[sqlite3.Tsqlite3_vfs](mine).FxOpen = addressOf(func(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) int32 {
+	tables := make(map[which]uintptr) // the methods of files, and what they are replaced by
+	at[sqlite3.Tsqlite3_vfs](mine).FxOpen = keep(func(tls *libc.TLS, vfs, name, file uintptr, flags int32, out uintptr) int32 {
 		rc := open(tls, vfs, name, file, flags, out)
 		f := at[sqlite3.Tsqlite3_file](file)
 		if rc != sqlite3.SQLITE_OK || f.FpMethods == 0 {
@@ -59,50 +79,70 @@ func newDisk(t *testing.T) *disk {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if tables[f.FpMethods] == 0 {
+		log := flags&sqlite3.SQLITE_OPEN_WAL != 0
+		this := which{f.FpMethods, log}
+		if tables[this] == 0 {
 			methods := at[sqlite3.Tsqlite3_io_methods](f.FpMethods)
-			syncFile, write, read := funcAt[syncFunc](methods.FxSync), funcAt[writeFunc](methods.FxWrite), funcAt[writeFunc](methods.FxRead)
+			syncFile, write, read := funcAt[syncFunc](methods.FxSync), funcAt[accessFunc](methods.FxWrite), funcAt[accessFunc](methods.FxRead)
 			table := libc.Xmalloc(tls, libc.Tsize_t(unsafe.Sizeof(*methods)))
 			*at[sqlite3.Tsqlite3_io_methods](table) = *methods
-			at[sqlite3.Tsqlite3_io_methods](table).FxSync = addressOf(syncFunc(func(tls *libc.TLS, file uintptr, flags int32) int32 {
+			at[sqlite3.Tsqlite3_io_methods](table).FxSync = keep(syncFunc(func(tls *libc.TLS, file uintptr, flags int32) int32 {
 				d.syncs.Add(1)
+				if log && d.syncing != nil {
+					d.syncing()
+				}
 				if d.sync.Load() || d.burnt() {
 					return sqlite3.SQLITE_IOERR_FSYNC
 				}
 				return syncFile(tls, file, flags)
 			}))
-			at[sqlite3.Tsqlite3_io_methods](table).FxWrite = addressOf(writeFunc(func(tls *libc.TLS, file, from uintptr, n int32, offset int64) int32 {
+			at[sqlite3.Tsqlite3_io_methods](table).FxWrite = keep(accessFunc(func(tls *libc.TLS, file, from uintptr, n int32, offset int64) int32 {
 				switch {
 				case d.full.Load():
 					return sqlite3.SQLITE_FULL
 				case d.burnt():
 					return sqlite3.SQLITE_IOERR_WRITE
 				}
+				if log {
+					d.writes.Add(1)
+					if part := d.fits(n); part < n {
+						if rc := write(tls, file, from, part, offset); part > 0 && rc != sqlite3.SQLITE_OK {
+							return rc
+						}
+						return sqlite3.SQLITE_FULL
+					}
+				}
 				return write(tls, file, from, n, offset)
 			}))
-			at[sqlite3.Tsqlite3_io_methods](table).FxRead = addressOf(writeFunc(func(tls *libc.TLS, file, to uintptr, n int32, offset int64) int32 {
+			at[sqlite3.Tsqlite3_io_methods](table).FxRead = keep(accessFunc(func(tls *libc.TLS, file, to uintptr, n int32, offset int64) int32 {
 				if d.burnt() {
 					return sqlite3.SQLITE_IOERR_READ
 				}
 				return read(tls, file, to, n, offset)
 			}))
-			tables[f.FpMethods] = table
+			tables[this] = table
 		}
-		f.FpMethods = tables[f.FpMethods]
+		f.FpMethods = tables[this]
 		return rc
 	})
 	require.Zero(t, sqlite3.Xsqlite3_vfs_register(tls, mine, 0))
 	return d
 }
 
-func at[T any](address uintptr) *T { return *(**T)(unsafe.Pointer(&address)) }
-
-// funcAt and addressOf pass between functions and what SQLite, translated from C, keeps as pointers to them.
-func funcAt[F any](address uintptr) F { return *(*F)(unsafe.Pointer(&struct{ uintptr }{address})) }
+// setting is that of a connection to the disk; one that gathers what it writes to the log, where that is done.
+func (d *disk) setting(t *testing.T) string {
+	name := d.name
+	if gathers {
+		var err error
+		name, err = gatheringOn(d.name)
+		require.NoError(t, err)
+	}
+	return "vfs=" + name
+}
 
 var kept sync.Map // so that functions of which only SQLite knows stay where they are
 
-func addressOf[F any](f F) uintptr {
+func keep[F any](f F) uintptr {
 	kept.Store(&f, f)
-	return *(*uintptr)(unsafe.Pointer(&struct{ f F }{f}))
+	return addressOf(f)
 }
