@@ -372,9 +372,9 @@ func TestHoleOpenRedirect(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "evil.example", to.Host)
 		},
-		func(t *testing.T, s *site) {
+		func(t *testing.T, _ *site) {
 			asked := 0
-			s = newSite(t)
+			s := newSite(t)
 			s.UserAuthorizationHandler = func(w http.ResponseWriter, r *http.Request) (string, error) {
 				asked++
 				return denies(w, r)
@@ -784,8 +784,8 @@ func TestHolePasswordFirst(t *testing.T) {
 			guess(s, web)
 			require.Equal(t, 2, *n)
 		},
-		func(t *testing.T, s *site) {
-			s = newSite(t)
+		func(t *testing.T, _ *site) {
+			s := newSite(t)
 			n := tries(s)
 			s.harden()
 			guess(s, web)
@@ -810,8 +810,8 @@ func TestHoleAnyScope(t *testing.T) {
 			s.ClientScopeHandler = nil
 			require.Equal(t, "admin", s.token(web, "grant_type", "client_credentials", "scope", "admin").str("scope"))
 		},
-		func(t *testing.T, s *site) {
-			s = newSite(t)
+		func(t *testing.T, _ *site) {
+			s := newSite(t)
 			s.ClientScopeHandler = nil
 			s.harden()
 			s.refused(s.token(web, "grant_type", "client_credentials", "scope", "admin"), 400, "invalid_scope")
