@@ -303,10 +303,17 @@ func (c *delegationContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// FromContext returns the Delegation that Require has put into the request's context; false anywhere else.
+// FromContext returns the Delegation that Require has put into the request's context, or [NewContext] into a context of
+// its own; false anywhere else.
 func FromContext(ctx context.Context) (*Delegation, bool) {
 	d, ok := ctx.Value(delegationKey{}).(*Delegation)
-	return d, ok
+	return d, ok && d != nil
+}
+
+// NewContext returns a context in which FromContext finds d: for what comes by another way than HTTP and is guarded by
+// [Server.Use]. Events that are emitted in it are caused by d's grant (P7). Only what Use returned belongs there.
+func NewContext(ctx context.Context, d *Delegation) context.Context {
+	return &delegationContext{ctx, d}
 }
 
 func joined(faults []error) error {

@@ -458,6 +458,11 @@ func TestRequireDelegation(t *testing.T) {
 	}
 	_, ok := authz.FromContext(t.Context())
 	require.False(t, ok)
+	_, ok = authz.FromContext(authz.NewContext(t.Context(), nil))
+	require.False(t, ok)
+	d, ok := authz.FromContext(authz.NewContext(t.Context(), kept[0].d))
+	require.True(t, ok)
+	require.Same(t, kept[0].d, d)
 
 	// The context is the request's in all else.
 	ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), http.ServerContextKey, "kept"), time.Hour)
