@@ -47,7 +47,8 @@ var arrows = map[string]arrow{
 		tests: []string{"authz/authztest", "grant", "scope", "internal/stores",
 			goOAuth2 + "/manage", goOAuth2 + "/store"},
 	},
-	"authz/webhook": {},
+	"authz/grpcauthz": {uses: []string{"authz", "grant", "scope", "google.golang.org/grpc/..."}, tests: []string{"authz/authztest", "internal/stores", "store"}},
+	"authz/webhook":   {},
 	// The third-party side: it knows the wire, not the server.
 	"authz/app":        {uses: []string{"scope", "authz/webhook", "internal/jose", "golang.org/x/oauth2"}},
 	"authz/authztest":  {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
