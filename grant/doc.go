@@ -49,7 +49,8 @@
 //	event       A.e<event>             its fingerprint, SHA-256
 //	grant       A.<grant>              JSON; its Version makes Decide and Redeem happen once; Left is 1: there it is
 //	token       A.<hash of secret>     Left is the uses left
-//	revocation  A.all, A.<app here>, A.<grant>   the Version is what counts; the first two stay for good
+//	revocation  A.all, A.<app here>, A.<grant>   the Version is what counts; the first two stay for good, and so does
+//	            A.signed-in-at.<app>             that of RevokeSignIns
 //	consent     A.<app, domain, actions>         JSON: the answer, and the revocation versions under which it holds
 //	window      A.<trigger>-<minute>   Left is what PerMinute leaves
 //	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
