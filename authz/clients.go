@@ -287,6 +287,11 @@ func readForm(r *http.Request) (url.Values, error) {
 	if r.URL.RawQuery != "" {
 		return nil, badRequest("parameters in the query; they belong into the body")
 	}
+	return readBody(r)
+}
+
+// readBody is readForm for a POST whose query means something as well.
+func readBody(r *http.Request) (url.Values, error) {
 	types := r.Header.Values("Content-Type")
 	if len(types) != 1 {
 		return nil, badRequest("one Content-Type is required: application/x-www-form-urlencoded")

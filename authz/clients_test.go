@@ -34,8 +34,8 @@ const (
 
 func endpointApps() []authz.App {
 	return []authz.App{
-		{ID: "probe", Secret: grant.NewSecret(endpointSecret), Actions: []string{"message.write", "member.read"}, RedirectURIs: []string{"https://probe.example/cb"}},
-		{ID: "other", Secret: grant.NewSecret("other-secret"), Actions: []string{"message.write"}},
+		{ID: "probe", Secret: grant.NewSecret(endpointSecret), Actions: []string{"message.write", "member.read"}, RedirectURIs: []string{"https://probe.example/cb", "https://probe.example/cb?a=1&b=%20x", "http://127.0.0.1/cb", "http://[::1]/cb?x=1", "http://localhost/cb", "http://127.0.0.1:7000/fixed"}},
+		{ID: "other", Secret: grant.NewSecret("other-secret"), Actions: []string{"message.write"}, RedirectURIs: []string{"https://other.example/cb"}},
 		{ID: "rs", Secret: grant.NewSecret("rs-secret"), Introspect: true},
 	}
 }
@@ -49,6 +49,7 @@ type endpointWorld struct {
 	store   *endpointStore
 	permit  atomic.Pointer[error]
 	news    atomic.Pointer[chan struct{}]
+	login   atomic.Pointer[error] // what asking who is logged in fails with
 	engine  *grant.Engine
 	clients *authz.Clients
 	mux     *http.ServeMux
@@ -117,9 +118,12 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 	require.NoError(t, err)
 	w.clients, err = authz.NewClients(endpointApps())
 	require.NoError(t, err)
-	w.mux.Handle("/oauth2/token", &authz.TokenEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log})
-	w.mux.Handle("/oauth2/introspect", &authz.IntrospectionEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Issuer: endpointIssuer, Now: w.now, Log: log})
-	w.mux.Handle("/oauth2/revoke", &authz.RevocationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log})
+	signIn := &authz.AuthorizationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Key: grant.NewSecret(strings.Repeat("k", 32)),
+		Issuer: endpointIssuer, Account: w.account, LoginURL: "/login?x=1", Now: w.now, Log: log}
+	w.mux.Handle("/oauth2/authorize", signIn)
+	w.mux.Handle("/oauth2/token", &authz.TokenEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, SignIn: signIn, Now: w.now, Log: log})
+	w.mux.Handle("/oauth2/introspect", &authz.IntrospectionEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Issuer: endpointIssuer, SignIn: signIn, Now: w.now, Log: log})
+	w.mux.Handle("/oauth2/revoke", &authz.RevocationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, SignIn: signIn, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/use", &authz.UseEndpoint{Engine: w.engine, Clients: w.clients, Log: log})
 	w.mux.Handle("/oauth2/grants", &authz.GrantsEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Now: w.now, Log: log,
 		Wait: func(string) (<-chan struct{}, time.Duration) {
@@ -130,7 +134,7 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 		}})
 	t.Cleanup(func() {
 		logs := w.logged()
-		for _, secret := range []string{"bhsc_", "bhst_", "bhat_", endpointSecret, url.QueryEscape(endpointSecret), "other-secret", "rs-secret"} {
+		for _, secret := range []string{"bhsc_", "bhst_", "bhat_", "bhac_", "bhsa_", "bhsr_", endpointSecret, url.QueryEscape(endpointSecret), "other-secret", "rs-secret"} {
 			require.NotContains(t, logs, secret, "P6: a secret in the log")
 		}
 	})
@@ -153,6 +157,17 @@ func (w *endpointWorld) logged() string {
 
 func (w *endpointWorld) now() time.Time {
 	return w.start().Add(time.Duration(w.clock.Load()) * time.Microsecond)
+}
+
+// account is who is logged in: the cookie says so, since this is a test.
+func (w *endpointWorld) account(r *http.Request) (string, error) {
+	if err := endpointFault(&w.login); err != nil {
+		return "", err
+	}
+	if c, err := r.Cookie("account"); err == nil {
+		return c.Value, nil
+	}
+	return "", nil
 }
 
 func (w *endpointWorld) advance(d time.Duration) { w.clock.Add(d.Microseconds()) }
@@ -254,7 +269,7 @@ func endpointRefused(t testing.TB, rec *httptest.ResponseRecorder, status int, c
 		require.Equal(t, `Basic realm="behest", charset="UTF-8"`, rec.Header().Get("WWW-Authenticate"))
 	}
 	require.Equal(t, status == http.StatusServiceUnavailable, rec.Header().Get("Retry-After") != "")
-	for _, secret := range []string{endpointSecret, "other-secret", "rs-secret", "bhst_", "bhsc_", "bhat_"} {
+	for _, secret := range []string{endpointSecret, "other-secret", "rs-secret", "bhst_", "bhsc_", "bhat_", "bhac_", "bhsa_", "bhsr_"} {
 		require.NotContains(t, rec.Body.String(), secret)
 	}
 	return description

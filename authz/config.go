@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -35,6 +36,15 @@ type Config struct {
 	Apps     []App
 	Triggers []grant.Trigger
 	Catalog  *scope.Catalog // what can be done; nil: scope.BuiltIn
+
+	// Account says which account is logged in where the request comes from, such as by a cookie: "" and nil for nobody.
+	// An error means that nobody knows, which is a 503. With it people can sign in to apps with their accounts here:
+	// there is an authorization endpoint. Nil: there is none.
+	Account func(*http.Request) (account string, err error)
+	// LoginURL is where people log in: a path of this site, such as "/login", or an https URL. They are sent there with
+	// the parameter return_to, the path and query from which to go on; redirect to it only if it is a path of your own
+	// site, as all that comes in a URL. Required with Account.
+	LoginURL string
 
 	// Store remembers. Nil: a new store.Memory, which forgets when the process ends.
 	Store store.Store
@@ -96,8 +106,10 @@ type App struct {
 	// Zero: derived from the server's key; Server.WebhookSecret tells it. Every push is also signed with v1a
 	// (Ed25519), see Server.WebhookKey.
 	WebhookSecret grant.Secret
-	// RedirectURIs are where links of Redirect triggers lead: https, or http on loopback; no fragment, and neither
-	// code nor iss in the query. The first one is the default.
+	// RedirectURIs are where links of Redirect triggers lead, and where people return to who sign in: https, or http on
+	// loopback; no fragment, and neither code, state, iss nor error in the query. Links lead to the first one. Who signs
+	// in returns to any of them, which are compared as they are written; "http://127.0.0.1/cb" and "http://[::1]/cb",
+	// without a port, stand for all ports, since native apps listen where they can (RFC 8252 §7.3).
 	RedirectURIs []string
 	RealNames    bool // sees accounts by their own names instead of pairwise ones
 	Suspended    bool // gets nothing, cannot authenticate, and what it was granted is refused as revoked; see Change
@@ -116,6 +128,12 @@ func (c *Config) check() error {
 	}
 	if c.Permit == nil {
 		fault("Permit is required")
+	}
+	switch u, err := url.Parse(c.LoginURL); {
+	case (c.Account == nil) != (c.LoginURL == ""):
+		fault("Account and LoginURL go together: one says who is logged in, the other where people log in")
+	case c.LoginURL != "" && (err != nil || !secure(u) && (u.IsAbs() || !strings.HasPrefix(u.Path, "/") || u.Host != "")):
+		fault("LoginURL: %.80q is neither a path nor an https URL", c.LoginURL)
 	}
 	if c.Store != nil && c.Key.IsZero() && !c.InsecureKeyInStore {
 		fault("Key is required with a Store: without it, codes and tokens do not outlive this process, nor hold on another")
@@ -165,8 +183,8 @@ func checkApps(g *guard.Guard, registered []grant.App, triggers []grant.Trigger)
 			u, err := url.Parse(r)
 			if err != nil || !secure(u) || strings.ContainsFunc(r, func(c rune) bool { return c <= ' ' || c > '~' || c == '#' }) {
 				fault("app %.80q: RedirectURIs: %.80q is not an https URL in ASCII, without fragment", a.ID, r)
-			} else if q, err := url.ParseQuery(u.RawQuery); err != nil || q.Has("code") || q.Has("iss") {
-				fault("app %.80q: RedirectURIs: %.80q has a malformed query, or code or iss in it", a.ID, r)
+			} else if q, err := url.ParseQuery(u.RawQuery); err != nil || slices.ContainsFunc([]string{"code", "iss", "state", "error", "error_description"}, q.Has) {
+				fault("app %.80q: RedirectURIs: %.80q has a malformed query, or a parameter in it that an answer to the app has: code, state, iss, error", a.ID, r)
 			}
 		}
 		if _, twice := apps[a.ID]; !twice {

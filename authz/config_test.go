@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,13 @@ func faults() []fault {
 	}
 	for _, prefix := range []string{"oauth2", "/", "/oauth2/", "//oauth2", "/a//b", "/a/../b", "/.", "/{a}", "/a b", "/a%20b", "/a?b", "/a#b", "/ü", "/a\n"} {
 		add("prefix "+prefix, func(c *authz.Config) { c.Prefix = prefix }, "Prefix")
+	}
+	add("account without login", func(c *authz.Config) { c.Account = func(*http.Request) (string, error) { return "", nil } }, "LoginURL")
+	add("login without account", func(c *authz.Config) { c.LoginURL = "/login" }, "Account")
+	for _, login := range []string{"login", "//evil.example/login", "http://social.example/login", "javascript:x", "/%zz", "?x"} {
+		add("login "+login, func(c *authz.Config) {
+			c.Account, c.LoginURL = func(*http.Request) (string, error) { return "", nil }, login
+		}, "LoginURL")
 	}
 	add("no permit", func(c *authz.Config) { c.Permit = nil }, "Permit")
 	add("store without key", func(c *authz.Config) { c.Store = store.NewMemory() }, "Key is required")

@@ -12,7 +12,9 @@
 //
 // The endpoints, below the issuer and Config.Prefix:
 //
-//	POST /oauth2/token       RFC 6749: the operation grant (urn:behest:grant-type:operation, parameter code) and client_credentials
+//	GET  /oauth2/authorize   RFC 6749, only with Config.Account: the page on which people sign in to another site. POST is its form
+//	POST /oauth2/token       RFC 6749: the operation grant (urn:behest:grant-type:operation, parameter code) and client_credentials;
+//	                         with Config.Account also authorization_code and refresh_token
 //	POST /oauth2/introspect  RFC 7662
 //	POST /oauth2/revoke      RFC 7009
 //	POST /oauth2/use         spends a use, for a resource server that does not share the store: see UseEndpoint
@@ -116,12 +118,40 @@
 //
 //	remote, err := authz.NewRemote(authz.RemoteConfig{Issuer: issuer, Resource: "https://files.social.example"}) // there
 //
+// # Signing in
+//
+// With Config.Account people can sign in to an app with their account here: authorization_code with PKCE (RFC 7636,
+// S256, for every client) and refresh_token. That tells the app who they are, and lets it do nothing: Require takes
+// delegation tokens alone, and these are none. The app gets sub, its own name for the account, and with the scope
+// profile, which people see on the page, username, the account's own name. There is no other scope, and no ID token.
+//
+//	bhac_  code           1 minute, once
+//	bhsa_  access token   1 hour; of one sign-in at most 16 are good at once, the last ones
+//	bhsr_  refresh token  30 days, once: each gives the next; all together end a year after the consent
+//
+// Each is base64url of nonce (24) | XChaCha20-Poly1305 of secret (32), number (8) and the ID of the record | tag (16),
+// under a key from Config.Key that never changes, with the prefix as associated data. Nothing of this is for others to
+// read: it may change. What is forged costs no look into the store, and no two apps can tell that they speak of one
+// account. One consent is one record of kind "signin" in the account's aggregate, with SHA-256 of the secrets; each
+// step is one write, of which one wins. It is purged at its end.
+//
+// What was used up and comes again, a code or a refresh token, is refused. If that is more than 10 s after it was used,
+// all of the sign-in ends: one of the two who have it is a thief. Within 10 s it is taken for a retry, or for two
+// requests at once, and nothing ends: a client that lost the answer has to sign in again. It must be the app that comes
+// again, authenticated, with a code also its verifier and redirect URI: who has seen a code in a URL can end nothing. A code that
+// is refused for another reason stays as it was.
+//
+// A sign-in ends, with all that came of it, when the app revokes any code or token of it; when the account says so,
+// with [Server.SignOut] or grant.Engine.RevokeAccount, which ends the grants as well; and when the app is removed. While
+// the app is suspended it rests. grant.Engine.Revoke and RevokeApp are about grants alone.
+//
 // # Records
 //
 // Beside those of package grant, a store has these kinds of records (see package store):
 //
 //	access  <hash>       a token of client_credentials, by the SHA-256 of it: its App, and NotAfter, 10 minutes later,
 //	                     from which on it is purged
+//	signin  A.<random>   one consent, and all that came of it, in the account's aggregate: see Signing in
 //	purge   purge        one for all: who leases it purges; Due is the end of the lease, or when the next round begins
 //	key     config.root  with InsecureKeyInStore alone: the key, in the clear. It stays for good
 //
@@ -132,16 +162,25 @@
 //	RFC 6749 §2.3    one method of client authentication in a request             TestTokenMalformed
 //	RFC 6749 §2.3.1  ID and secret are form-decoded; never in the query           TestClientsAuthenticate, TestTokenMalformed
 //	RFC 6749 §3.2    POST alone, no parameter twice, unknown ones are ignored     TestTokenMalformed
+//	RFC 6749 §3.1.2  the query of a redirect URI is kept                          TestAuthorizeMalformed, TestAuthorizeTaken
+//	RFC 6749 §4.1.1  what an authorization request has                            TestAuthorizeMalformed, TestAuthorizeTaken
+//	RFC 6749 §4.1.2  a code lives for a minute, and is good once, for its app     TestSignInCode, TestSignInCodeAgain, TestSignInOnceOnTwoNodes
+//	RFC 6749 §4.1.2.1  errors lead to the app, but never to a foreign URI         TestAuthorizeMalformed, TestHoleErrorsLeadToAnUnvalidatedRedirectURI
+//	RFC 6749 §4.1.3  the redirect URI of the request, the client authenticated    TestSignInCode
 //	RFC 6749 §4.4    client_credentials, for authenticated clients alone          TestTokenClientCredentials
 //	RFC 6749 §4.5    an extension grant has an absolute URI                       TestTokenGrantTypes
 //	RFC 6749 §5.1    the answer, never to be stored                               TestTokenRedeem
 //	RFC 6749 §5.2    codes of errors; 401 has a challenge                         TestTokenMalformed, TestTokenGrantTypes, TestTokenScope
+//	RFC 6749 §6      a refresh token is its client's; its scope does not grow     TestSignInRefresh, TestHoleRefreshAuthenticatesNobody
 //	RFC 6749 §10.5   a code is good once, and not for long                        TestTokenRedeemOnce, TestTokenHonest
+//	RFC 6749 §10.12  the form is the page's own, for this account and request     TestAuthorizeForm
+//	RFC 6749 §10.13  the page is in no frame                                      TestAuthorizePage
 //	RFC 6750 §2      one way of sending a token, by the header alone              TestRequireBearer
 //	RFC 6750 §3      a challenge, without a code where there is no token          TestRequireBearer
 //	RFC 6750 §3.1    codes and statuses; the scope that is needed                 TestP10Honest
 //	RFC 7009 §2.1    the client is authenticated, and only its own token ends     TestRevoke, TestRevokeMalformed
 //	RFC 7009 §2.2    200 for what is no token; 503 when it may still live         TestRevoke, TestRevokeStoreFails
+//	RFC 7009 §2.1    with a token of a sign-in, all of it ends                    TestSignInEnds, TestHoleRevokingAccessLeavesRefreshAlive
 //	RFC 7517 §4      keys: public ones alone, for signatures, once                TestParseKeyRefuses, TestParseSet
 //	RFC 7517 §5      a key set of public keys alone, each with kid, alg and use   TestJWKS
 //	RFC 7521 §4.2    an assertion's type; client_id must not contradict it         TestPrivateKeyJWT, TestPrivateKeyJWTRefuses
@@ -149,17 +188,25 @@
 //	RFC 7523 §3      jti is taken once: 64 at a time, on two servers              TestPrivateKeyJWTOnce, TestPrivateKeyJWTPurge
 //	RFC 7591 §2      a client keeps to the method that it is registered for       TestAuthMethod, TestPublicClientIsRefused
 //	RFC 7617 §2      ID and secret in UTF-8, and the secret may have a colon      TestTokenMalformed
+//	RFC 7636 §4.3    a challenge is required, of every client, by S256            TestAuthorizeMalformed
+//	RFC 7636 §4.6    the verifier is what it was made of                          TestSignInCode
 //	RFC 7638 §3      thumbprints, which are our kids                              TestThumbprintOfRFC7638, TestVectorsOfRFC8037, TestJWKS
 //	RFC 7662 §2.1    the caller is authenticated; no GET                          TestIntrospectMalformed
 //	RFC 7662 §2.2    of a dead or foreign token nothing but {"active":false}      TestIntrospect
+//	RFC 8252 §7.3    any port of a loopback address                               TestAuthorizeTaken, TestAuthorizeMalformed
 //	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
 //	RFC 8693 §4.1    act names who acts                                           TestJWT, TestJWTRefused
+//	RFC 8707 §2      resource is the issuer, or invalid_target                    TestAuthorizeMalformed, TestSignInCode, TestSignInRefresh
 //	RFC 8725 §3      the algorithm is the key's; typ; no doubts                   TestVerifyRefuses, TestEmbeddedRefuses, TestKeysByID, TestJSONWebSignature
 //	RFC 9068 §2.1    typ is at+jwt; signed, and never by none                     TestJWT, TestJWTRefused
 //	RFC 9068 §2.2    the claims of a JWT access token                             TestJWT, TestJWTRefused
 //	RFC 9068 §4      issuer, audience, exp, signature and typ are verified        TestJWTRefused
 //	RFC 9106 §3      argon2id, with bounds                                        TestArgonVector, TestParseHash, TestHashingIsBounded
 //	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
+//	RFC 9207 §2      iss in every answer of the authorization endpoint            TestAuthorizeMalformed, TestAuthorizeTaken
+//	RFC 9700 §2.1    redirect URIs are compared as they are written               TestAuthorizeMalformed
+//	RFC 9700 §4.12   303, so that what was posted goes no further                 TestAuthorizeForm
+//	RFC 9700 §4.14.2  refresh tokens rotate; one that comes again ends all         TestSignInRefresh, TestSignInOnceOnTwoNodes
 //	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata
 //	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRemoteResourceMetadata
 //	Standard Webhooks  what signs and what verifies                               TestVectors
@@ -168,5 +215,8 @@
 // §5.2 lets a server answer 400 to a client that is not known: it is 401 here, as for a wrong secret, so that nobody
 // learns which clients there are. An assertion of RFC 7523 has one aud, also in a list, since one for two servers can be
 // carried by the one to the other (draft-ietf-oauth-rfc7523bis); its jti is required, and its exp is at most ten minutes
-// ahead. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
+// ahead. At the authorization endpoint redirect_uri is required, also of an app that has only one; a request is made by
+// GET alone, since POST is the page's form; resource may be there once; and what is malformed as a whole, such as a
+// parameter that is there twice, is told to people and not to the app. A code that comes again within 10 s, or from
+// another app, ends nothing. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
 package authz

@@ -24,7 +24,7 @@ import (
 func endpointManager(t *testing.T, s store.Store, now func() time.Time) *manager {
 	clients, err := NewClients([]App{{ID: "probe", Secret: grant.NewSecret("12345678")}})
 	require.NoError(t, err)
-	return &manager{clients, s, now}
+	return &manager{clients: clients, store: s, now: now}
 }
 
 // What the manager does not serve it refuses by itself, whatever stands in front of it.
@@ -61,7 +61,7 @@ func TestEndpointManager(t *testing.T) {
 // go-oauth2 itself never sees a request whose client is not authenticated, but if it did, it would not serve it.
 func TestEndpointStandardNeedsAuthentication(t *testing.T) {
 	mem := store.NewMemory()
-	s := newStandard(endpointManager(t, mem, nil), nil)
+	s := newStandard(endpointManager(t, mem, nil), nil, nil)
 	r := standardRequest(context.Background(), &App{ID: "probe"}, url.Values{"grant_type": {"client_credentials"}})
 	rec := httptest.NewRecorder()
 	require.NoError(t, s.HandleTokenRequest(rec, r.WithContext(context.Background())))

@@ -111,7 +111,7 @@ func (e *GrantsEndpoint) authenticate(w http.ResponseWriter, r *http.Request) (*
 	header := r.Header.Values("Authorization")
 	if len(header) == 1 && e.Store != nil {
 		if token, ok := credentials(header[0], "Bearer"); ok {
-			ti, err := (&manager{e.Clients, e.Store, e.Now}).LoadAccessToken(r.Context(), token)
+			ti, err := (&manager{clients: e.Clients, store: e.Store, now: e.Now}).LoadAccessToken(r.Context(), token)
 			switch {
 			case noAccessToken(err):
 				w.Header().Set("WWW-Authenticate", bearer+`, error="invalid_token"`)

@@ -16,10 +16,11 @@ import (
 // An IntrospectionEndpoint answers POST /oauth2/introspect (RFC 7662). It spends nothing.
 //
 // An app learns about its own tokens only; a client that is registered with Introspect about every token, and also
-// username, the account's own name. For anything else, dead tokens and codes included, the answer is exactly
-// {"active":false}. Besides the members of RFC 7662 §2.2 there are grant_id, domain and uses_left, which is left out
+// username, the account's own name. For anything else, dead tokens, codes and refresh tokens included, the answer is
+// exactly {"active":false}. Besides the members of RFC 7662 §2.2 there are grant_id, domain and uses_left, which is left out
 // when uses are unlimited; sub is the name by which the token's app knows the account; scope is what of the grant the
-// account and the app still may. token_type_hint is not needed.
+// account and the app still may. An access token of a sign-in has no domain and no action: its scope is profile, or left
+// out, and username is told to its own app if it is profile. token_type_hint is not needed.
 //
 // When the store or Permit fails the answer is 503 with Retry-After. All fields but Now and Log are required.
 type IntrospectionEndpoint struct {
@@ -29,11 +30,13 @@ type IntrospectionEndpoint struct {
 	Issuer  string           // iss
 	Now     func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: nothing is logged
+	// SignIn is for access tokens of sign-ins. Nil: there are none.
+	SignIn *AuthorizationEndpoint
 }
 
 type introspection struct {
 	Active    bool          `json:"active"`
-	Scope     *scope.Set    `json:"scope,omitempty"`
+	Scope     string        `json:"scope,omitempty"`
 	ClientID  string        `json:"client_id,omitempty"`
 	Username  string        `json:"username,omitempty"`
 	TokenType string        `json:"token_type,omitempty"`
@@ -81,7 +84,7 @@ func credential(clients *Clients, r *http.Request) (*App, grant.Secret, error) {
 }
 
 func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token grant.Secret) (*introspection, error) {
-	if strings.HasPrefix(token.Reveal(), accessPrefix) {
+	if text := token.Reveal(); strings.HasPrefix(text, accessPrefix) || strings.HasPrefix(text, signInAccessPrefix) {
 		return i.access(ctx, app, token)
 	}
 	d, err := i.Engine.Inspect(ctx, token)
@@ -95,7 +98,7 @@ func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token 
 	}
 	granted, domain := d.Granted(), d.GrantedIn()
 	answer := &introspection{
-		Active: true, Scope: &granted, ClientID: d.App, TokenType: "Bearer", Exp: d.NotAfter.Unix(), Iat: d.IssuedAt.Unix(),
+		Active: true, Scope: granted.String(), ClientID: d.App, TokenType: "Bearer", Exp: d.NotAfter.Unix(), Iat: d.IssuedAt.Unix(),
 		Sub: i.Engine.Name(d.App, d.Account), Iss: i.Issuer, GrantID: d.Grant, Domain: &domain,
 	}
 	if app.Introspect {
@@ -107,9 +110,14 @@ func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token 
 	return answer, nil
 }
 
-// access is for the tokens of client_credentials. They have no sub: they stand for nobody.
+// access is for the tokens of client_credentials, which have no sub, since they stand for nobody, and for those of
+// sign-ins.
 func (i *IntrospectionEndpoint) access(ctx context.Context, app *App, token grant.Secret) (*introspection, error) {
-	ti, err := (&manager{i.Clients, i.Store, i.Now}).LoadAccessToken(ctx, token.Reveal())
+	signIns, err := i.SignIn.signIns()
+	if err != nil {
+		return nil, err
+	}
+	ti, err := (&manager{clients: i.Clients, store: i.Store, now: i.Now, signIns: signIns}).LoadAccessToken(ctx, token.Reveal())
 	switch {
 	case noAccessToken(err):
 		return &introspection{}, nil
@@ -118,9 +126,16 @@ func (i *IntrospectionEndpoint) access(ctx context.Context, app *App, token gran
 	case ti.GetClientID() != app.ID && !app.Introspect:
 		return &introspection{}, nil
 	}
-	at := ti.GetAccessCreateAt()
-	return &introspection{
+	at, account := ti.GetAccessCreateAt(), ti.GetUserID()
+	answer := &introspection{
 		Active: true, ClientID: ti.GetClientID(), TokenType: "Bearer",
 		Exp: at.Add(ti.GetAccessExpiresIn()).Unix(), Iat: at.Unix(), Iss: i.Issuer,
-	}, nil
+	}
+	if account != "" {
+		answer.Sub, answer.Scope = i.Engine.Name(ti.GetClientID(), account), ti.GetScope()
+		if app.Introspect || ti.GetScope() == scopeProfile {
+			answer.Username = account
+		}
+	}
+	return answer, nil
 }

@@ -9,16 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/go-oauth2/oauth2/v4"
 	oautherrors "github.com/go-oauth2/oauth2/v4/errors"
 	"github.com/go-oauth2/oauth2/v4/models"
-	"github.com/go-oauth2/oauth2/v4/server"
 
 	"github.com/behest-go/behest/store"
 )
@@ -32,13 +28,14 @@ const (
 	accessLife   = 10 * time.Minute
 )
 
-// A manager is what go-oauth2's server asks: its oauth2.Manager, over our clients and our store. It serves
-// client_credentials alone. Its tokens stand for the app and for no user: they carry no scope, and open GET
-// /oauth2/grants and nothing else.
+// A manager is what go-oauth2's server asks: its oauth2.Manager, over our clients and our store. Tokens of
+// client_credentials stand for the app and for no user: they carry no scope, and open GET /oauth2/grants and nothing
+// else. The rest are sign-ins.
 type manager struct {
 	clients *Clients
 	store   store.Store
 	now     func() time.Time
+	signIns *signIns // nil: none
 }
 
 var _ oauth2.Manager = (*manager)(nil)
@@ -61,10 +58,12 @@ func (m *manager) GetClient(ctx context.Context, id string) (oauth2.ClientInfo, 
 	return &models.Client{ID: id}, nil
 }
 
-// GenerateAccessToken implements oauth2.Manager for client_credentials. Errors of the store are wrapped, and so
-// hashable, which go-oauth2 takes for granted.
+// GenerateAccessToken implements oauth2.Manager for client_credentials and authorization_code. Errors of the store are
+// wrapped, and so hashable, which go-oauth2 takes for granted.
 func (m *manager) GenerateAccessToken(ctx context.Context, gt oauth2.GrantType, tgr *oauth2.TokenGenerateRequest) (oauth2.TokenInfo, error) {
 	switch {
+	case gt == oauth2.AuthorizationCode && m.signIns != nil:
+		return signInInfo(m.signIns.redeem(ctx, tgr.ClientID, tgr.Code, tgr.RedirectURI, tgr.CodeVerifier))
 	case gt != oauth2.ClientCredentials:
 		return nil, oautherrors.ErrUnsupportedGrantType
 	case tgr.Scope != "":
@@ -102,6 +101,9 @@ func (m *manager) GenerateAccessToken(ctx context.Context, gt oauth2.GrantType, 
 // LoadAccessToken implements oauth2.Manager: ErrInvalidAccessToken for what is no token, or no registered client's
 // any more, ErrExpiredAccessToken from its end on; any other error is the store's.
 func (m *manager) LoadAccessToken(ctx context.Context, token string) (oauth2.TokenInfo, error) {
+	if strings.HasPrefix(token, signInAccessPrefix) && m.signIns != nil {
+		return m.loadSignIn(ctx, token)
+	}
 	r, err := m.load(ctx, token)
 	if err != nil {
 		return nil, err
@@ -135,8 +137,32 @@ func (m *manager) load(ctx context.Context, token string) (*store.Record, error)
 	return &found[0], nil
 }
 
-// RemoveAccessToken implements oauth2.Manager: RFC 7009. What is not there is removed already.
+// loadSignIn is for the access tokens of sign-ins.
+func (m *manager) loadSignIn(ctx context.Context, token string) (oauth2.TokenInfo, error) {
+	clients, err := m.clients.now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	k, a, err := m.signIns.access(ctx, token)
+	switch {
+	case errors.Is(err, errNoSignIn), err == nil && clients.byName(k.App) == nil:
+		return nil, oautherrors.ErrInvalidAccessToken
+	case err != nil:
+		return nil, err
+	}
+	at := time.UnixMicro(a.At).UTC()
+	t := accessInfo(token, k.App, at, time.UnixMicro(a.End).Sub(at))
+	t.SetUserID(k.Owner)
+	t.SetScope(k.Scope)
+	return t, nil
+}
+
+// RemoveAccessToken implements oauth2.Manager: RFC 7009. What is not there is removed already. With a sign-in's token all
+// of the sign-in ends.
 func (m *manager) RemoveAccessToken(ctx context.Context, token string) error {
+	if strings.HasPrefix(token, signInAccessPrefix) && m.signIns != nil {
+		return m.signIns.revoke(ctx, "", token)
+	}
 	_, err := m.store.Apply(ctx, clock(m.now), []store.Op{store.Delete(kindAccess, accessID(token), store.AnyVersion)})
 	if err != nil {
 		return fmt.Errorf("authz: removing an access token: %w", err)
@@ -144,24 +170,93 @@ func (m *manager) RemoveAccessToken(ctx context.Context, token string) error {
 	return nil
 }
 
-// GenerateAuthToken implements oauth2.Manager: there is no authorization endpoint.
-func (*manager) GenerateAuthToken(context.Context, oauth2.ResponseType, *oauth2.TokenGenerateRequest) (oauth2.TokenInfo, error) {
-	return nil, fmt.Errorf("%w: authorization_code", errNotOffered)
+// GenerateAuthToken implements oauth2.Manager: the account, tgr.UserID, has agreed. What go-oauth2 leaves to its caller, or
+// does not ask at all, is asked again: that the redirect URI is the client's, that there is a challenge, and by S256.
+func (m *manager) GenerateAuthToken(ctx context.Context, rt oauth2.ResponseType, tgr *oauth2.TokenGenerateRequest) (oauth2.TokenInfo, error) {
+	if m.signIns == nil {
+		return nil, fmt.Errorf("%w: authorization_code", errNotOffered)
+	}
+	clients, err := m.clients.now(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("authz: %w", err)
+	}
+	app := clients.byName(tgr.ClientID)
+	scope, known := signInScope(tgr.Scope)
+	switch {
+	case app == nil:
+		return nil, oautherrors.ErrInvalidClient
+	case rt != oauth2.Code:
+		return nil, oautherrors.ErrUnsupportedResponseType
+	case tgr.UserID == "":
+		return nil, oautherrors.ErrAccessDenied
+	case !known:
+		return nil, oautherrors.ErrInvalidScope
+	case !registeredRedirect(app, tgr.RedirectURI), tgr.CodeChallengeMethod != oauth2.CodeChallengeS256, !isChallenge(tgr.CodeChallenge):
+		return nil, oautherrors.ErrInvalidRequest
+	}
+	code, err := m.signIns.begin(ctx, tgr.UserID, app.ID, tgr.RedirectURI, scope, tgr.CodeChallenge)
+	if err != nil {
+		return nil, err
+	}
+	t := models.NewToken()
+	t.SetClientID(app.ID)
+	t.SetUserID(tgr.UserID)
+	t.SetRedirectURI(tgr.RedirectURI)
+	t.SetScope(scope)
+	t.SetCode(code)
+	return t, nil
 }
 
-// RefreshAccessToken implements oauth2.Manager: there are no refresh tokens.
-func (*manager) RefreshAccessToken(context.Context, *oauth2.TokenGenerateRequest) (oauth2.TokenInfo, error) {
-	return nil, fmt.Errorf("%w: refresh_token", errNotOffered)
+// RefreshAccessToken implements oauth2.Manager, for the client that tgr names: it has been authenticated by Clients.
+func (m *manager) RefreshAccessToken(ctx context.Context, tgr *oauth2.TokenGenerateRequest) (oauth2.TokenInfo, error) {
+	if m.signIns == nil {
+		return nil, fmt.Errorf("%w: refresh_token", errNotOffered)
+	}
+	return signInInfo(m.signIns.rotate(ctx, tgr.ClientID, tgr.Refresh, tgr.Scope))
 }
 
-// RemoveRefreshToken implements oauth2.Manager: there are no refresh tokens.
-func (*manager) RemoveRefreshToken(context.Context, string) error {
-	return fmt.Errorf("%w: refresh_token", errNotOffered)
+// RemoveRefreshToken implements oauth2.Manager: all of the sign-in ends.
+func (m *manager) RemoveRefreshToken(ctx context.Context, refresh string) error {
+	if m.signIns == nil {
+		return fmt.Errorf("%w: refresh_token", errNotOffered)
+	}
+	return m.signIns.revoke(ctx, "", refresh)
 }
 
-// LoadRefreshToken implements oauth2.Manager: there are no refresh tokens.
-func (*manager) LoadRefreshToken(context.Context, string) (oauth2.TokenInfo, error) {
-	return nil, fmt.Errorf("%w: refresh_token", errNotOffered)
+// LoadRefreshToken implements oauth2.Manager: a token that could be used now.
+func (m *manager) LoadRefreshToken(ctx context.Context, refresh string) (oauth2.TokenInfo, error) {
+	if m.signIns == nil {
+		return nil, fmt.Errorf("%w: refresh_token", errNotOffered)
+	}
+	t, k, err := m.signIns.refreshable(ctx, "", refresh)
+	var no *fault
+	switch {
+	case errors.As(err, &no), err == nil && t.generation != k.Generation:
+		return nil, oautherrors.ErrInvalidRefreshToken
+	case err != nil:
+		return nil, err
+	case !clock(m.now).Before(k.NotAfter):
+		return nil, oautherrors.ErrExpiredRefreshToken
+	}
+	info := models.NewToken()
+	info.SetClientID(k.App)
+	info.SetUserID(k.Owner)
+	info.SetScope(k.Scope)
+	info.SetRefresh(refresh)
+	return info, nil
+}
+
+func signInInfo(i *issued, err error) (oauth2.TokenInfo, error) {
+	if err != nil {
+		return nil, err
+	}
+	t := accessInfo(i.access, i.App, i.at, i.life)
+	t.SetUserID(i.Owner)
+	t.SetScope(i.Scope)
+	t.SetRefresh(i.refresh)
+	t.SetRefreshCreateAt(i.at)
+	t.SetRefreshExpiresIn(i.NotAfter.Sub(i.at))
+	return t, nil
 }
 
 // An access token is 32 random bytes, 16 that only the server and the client itself can make of them, and the
@@ -220,52 +315,4 @@ func accessInfo(token, client string, at time.Time, life time.Duration) oauth2.T
 // noAccessToken reports whether the error of LoadAccessToken says "no", not "nobody knows".
 func noAccessToken(err error) bool {
 	return errors.Is(err, oautherrors.ErrInvalidAccessToken) || errors.Is(err, oautherrors.ErrExpiredAccessToken)
-}
-
-type authenticatedKey struct{}
-
-// newStandard makes go-oauth2's server. It is given requests by standardRequest, and so sees nothing that was not checked.
-func newStandard(m *manager, log *slog.Logger) *server.Server {
-	s := server.NewServer(&server.Config{TokenType: "Bearer", AllowedGrantTypes: []oauth2.GrantType{oauth2.ClientCredentials}}, m)
-	s.ClientInfoHandler = func(r *http.Request) (string, string, error) {
-		id, ok := r.Context().Value(authenticatedKey{}).(string)
-		if !ok {
-			return "", "", oautherrors.ErrInvalidClient
-		}
-		return id, "", nil
-	}
-	s.ClientScopeHandler = func(tgr *oauth2.TokenGenerateRequest) (bool, error) { return tgr.Scope == "", nil }
-	s.InternalErrorHandler = func(err error) *oautherrors.Response {
-		if log != nil && !errors.Is(err, context.Canceled) {
-			log.Error("request failed", "endpoint", "token", "err", err)
-		}
-		return oautherrors.NewResponse(oautherrors.ErrTemporarilyUnavailable, http.StatusServiceUnavailable)
-	}
-	s.ResponseTokenHandler = func(w http.ResponseWriter, data map[string]any, _ http.Header, status ...int) error {
-		code, failed := data["error"].(string)
-		if !failed {
-			writeJSON(w, http.StatusOK, data)
-			return nil
-		}
-		description := "the request was refused"
-		answer := http.StatusBadRequest // RFC 6749 §5.2; go-oauth2 has others for some
-		switch code {
-		case "invalid_scope":
-			description = "client_credentials has no scope: only a user's operation gives one"
-		case "invalid_client":
-			answer, description = errClient.status, errClient.description
-		case "temporarily_unavailable", "server_error":
-			answer, code, description = http.StatusServiceUnavailable, "temporarily_unavailable", "the server cannot decide now; try again"
-		}
-		writeError(w, answer, code, description)
-		return nil
-	}
-	return s
-}
-
-// standardRequest is all that go-oauth2 sees of a request.
-func standardRequest(ctx context.Context, app *App, form url.Values) *http.Request {
-	checked := url.Values{"grant_type": {form.Get("grant_type")}, "scope": {form.Get("scope")}}
-	r := &http.Request{Method: http.MethodPost, URL: &url.URL{}, Header: http.Header{}, Body: http.NoBody, Form: checked, PostForm: checked}
-	return r.WithContext(context.WithValue(ctx, authenticatedKey{}, app.ID))
 }

@@ -17,6 +17,7 @@ type MetadataEndpoint struct {
 	Scopes    []string // scopes_supported; empty: left out
 	Resources []string // protected_resources (RFC 9728 §4); empty: left out
 	JWKS      bool     // jwks_uri: there is a JWTSigner at /jwks
+	SignIn    bool     // there is an AuthorizationEndpoint
 
 	once sync.Once
 	body []byte
@@ -24,6 +25,7 @@ type MetadataEndpoint struct {
 
 type metadata struct {
 	Issuer                string   `json:"issuer"`
+	Authorization         string   `json:"authorization_endpoint,omitempty"`
 	TokenEndpoint         string   `json:"token_endpoint"`
 	IntrospectionEndpoint string   `json:"introspection_endpoint"`
 	RevocationEndpoint    string   `json:"revocation_endpoint"`
@@ -31,6 +33,9 @@ type metadata struct {
 	UseEndpoint           string   `json:"behest_use_endpoint"`
 	GrantTypes            []string `json:"grant_types_supported"`
 	ResponseTypes         []string `json:"response_types_supported"`
+	ResponseModes         []string `json:"response_modes_supported,omitempty"`
+	CodeChallenges        []string `json:"code_challenge_methods_supported,omitempty"`
+	IssParameter          bool     `json:"authorization_response_iss_parameter_supported,omitempty"`
 	TokenAuth             []string `json:"token_endpoint_auth_methods_supported"`
 	IntrospectionAuth     []string `json:"introspection_endpoint_auth_methods_supported"`
 	RevocationAuth        []string `json:"revocation_endpoint_auth_methods_supported"`
@@ -70,10 +75,17 @@ func (m *MetadataEndpoint) make() {
 	if m.JWKS {
 		jwks = base + "/jwks"
 	}
-	m.body, _ = json.Marshal(metadata{ // strings cannot fail
+	doc := metadata{
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
 		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
 		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth,
 		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources, JWKS: jwks,
-	})
+	}
+	if m.SignIn {
+		doc.Authorization, doc.ResponseTypes, doc.ResponseModes = base+"/authorize", []string{"code"}, []string{"query"}
+		doc.GrantTypes = append(doc.GrantTypes, "authorization_code", "refresh_token")
+		doc.CodeChallenges, doc.IssParameter = []string{"S256"}, true // RFC 7636, RFC 9207
+		doc.Scopes = append([]string{scopeProfile}, m.Scopes...)
+	}
+	m.body, _ = json.Marshal(doc) // strings cannot fail
 }

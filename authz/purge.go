@@ -116,6 +116,7 @@ func (p *purger) step(ctx context.Context) (int, error) {
 		keep time.Duration
 	}{
 		{kindAccess, 0},
+		{kindSignIn, 0},
 		{kindAssertion, time.Minute}, // longer than the clocks of two servers differ: as long as an assertion is good, it is known
 	} {
 		if removed < purgeStep {

@@ -13,8 +13,9 @@ import (
 )
 
 // A RevocationEndpoint answers POST /oauth2/revoke (RFC 7009): an app gives back a delegation token, a code or a
-// token of client_credentials of its own. With a delegation token or a code the whole grant ends. What is not its
-// own, or not known, is left alone, and the answer is the same: 200 without a body. token_type_hint is not needed.
+// token of client_credentials of its own. With a delegation token or a code the whole grant ends; with any code or token
+// of a sign-in, used up or not, all of that sign-in. What is not its own, or not known, is left alone, and the answer
+// is the same: 200 without a body. token_type_hint is not needed.
 //
 // When the store fails the answer is 503 with Retry-After. All fields but Now and Log are required.
 type RevocationEndpoint struct {
@@ -23,6 +24,8 @@ type RevocationEndpoint struct {
 	Store   store.Store      // the engine's
 	Now     func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: nothing is logged
+	// SignIn is for codes and tokens of sign-ins. Nil: there are none.
+	SignIn *AuthorizationEndpoint
 }
 
 // ServeHTTP implements [http.Handler].
@@ -43,6 +46,13 @@ func (e *RevocationEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (e *RevocationEndpoint) revoke(ctx context.Context, app *App, token grant.Secret) error {
+	if ofSignIn(token.Reveal()) {
+		signIns, err := e.SignIn.signIns()
+		if err != nil || signIns == nil {
+			return err
+		}
+		return signIns.revoke(ctx, app.ID, token.Reveal())
+	}
 	if !strings.HasPrefix(token.Reveal(), accessPrefix) {
 		err := e.Engine.RevokeToken(ctx, app.ID, token)
 		if errors.Is(err, grant.ErrUnknown) {
@@ -50,7 +60,7 @@ func (e *RevocationEndpoint) revoke(ctx context.Context, app *App, token grant.S
 		}
 		return err
 	}
-	m := &manager{e.Clients, e.Store, e.Now}
+	m := &manager{clients: e.Clients, store: e.Store, now: e.Now}
 	ti, err := m.LoadAccessToken(ctx, token.Reveal())
 	switch {
 	case noAccessToken(err):

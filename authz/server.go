@@ -124,20 +124,27 @@ func New(c Config) (*Server, error) {
 			answer, err := g.Post(ctx, url, header, body)
 			return answer.Status, answer.RetryAfter, err
 		}}
+	var signIn *AuthorizationEndpoint
+	if c.Account != nil {
+		signIn = &AuthorizationEndpoint{Engine: engine, Clients: clients, Store: st, Key: key, Issuer: c.Issuer, Account: c.Account, LoginURL: c.LoginURL, Now: now, Log: log}
+	}
 	s.endpoints = map[string]http.Handler{
-		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, JWT: signer, Now: now, Log: log},
-		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, Now: now, Log: log},
-		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, Now: now, Log: log},
+		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, JWT: signer, SignIn: signIn, Now: now, Log: log},
+		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, SignIn: signIn, Now: now, Log: log},
+		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/use":        &UseEndpoint{Engine: engine, Clients: clients, Log: log},
 		issuer.Path + prefix + "/grants":     &GrantsEndpoint{Engine: engine, Clients: clients, Store: st, Wait: s.wake.wait, Now: now, Log: log},
 		// RFC 8414 §3.1: the well-known part goes before the issuer's path.
-		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}, JWKS: signer != nil},
+		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}, JWKS: signer != nil, SignIn: signIn != nil},
 		resourceMetadata + issuer.Path:                          &ResourceMetadataEndpoint{Resource: c.Issuer, Issuer: c.Issuer},
 	}
 	for path := range s.endpoints {
 		if below, ok := strings.CutPrefix(path, issuer.Path+prefix+"/"); ok {
 			clients.Audience = append(clients.Audience, c.Issuer+prefix+"/"+below)
 		}
+	}
+	if signIn != nil {
+		s.endpoints[issuer.Path+prefix+"/authorize"] = signIn
 	}
 	if signer != nil {
 		s.endpoints[issuer.Path+prefix+"/jwks"] = signer
@@ -249,8 +256,8 @@ func (s *Server) Routes(register func(pattern string, h http.Handler)) {
 // servers that share a store may each Run. Call it once for a Server. Long polls are requests, and end with theirs.
 //
 // It purges every minute, one of all servers that share the store, at most 500 records at a time. How long what is
-// kept is in package grant, under Retention; tokens of client_credentials, which live ten minutes, go at their end, and
-// the IDs of assertions a minute after theirs.
+// kept is in package grant, under Retention; tokens of client_credentials, which live ten minutes, and sign-ins go at
+// their end, and the IDs of assertions a minute after theirs.
 //
 // A store that is away ends nothing: each call gives up after ten seconds at most, is tried again until the store is
 // back, and the log hears of it when it begins, every ten seconds, and when it is over.

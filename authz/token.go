@@ -21,8 +21,8 @@ import (
 // (RFC 6749 §4.5).
 const GrantTypeOperation = "urn:behest:grant-type:operation"
 
-// A TokenEndpoint answers POST /oauth2/token (RFC 6749 §3.2) for [GrantTypeOperation] and client_credentials. The
-// client is authenticated before the grant is judged.
+// A TokenEndpoint answers POST /oauth2/token (RFC 6749 §3.2) for [GrantTypeOperation], client_credentials and, with a
+// SignIn, authorization_code and refresh_token. The client is authenticated before the grant is judged.
 //
 // The operation grant takes code, which is redeemed at most once: a request that is refused for another reason leaves
 // it as it was. The answer is that of RFC 6749 §5.1 with grant_id, domain, sub (the app's name for the account) uses,
@@ -34,8 +34,11 @@ const GrantTypeOperation = "urn:behest:grant-type:operation"
 // The token of client_credentials lives for 10 minutes, has no scope and stands for no user: it opens GET
 // /oauth2/grants and nothing else.
 //
-// When the store fails the answer is 503 with Retry-After; the code may then have been redeemed. All fields but Now
-// and Log are required. Set them before the first request.
+// What authorization_code and refresh_token give is described under Signing in, in the package comment. Besides the
+// members of RFC 6749 §5.1 the answer has sub, and username with the scope profile.
+//
+// When the store fails the answer is 503 with Retry-After; the code may then have been redeemed. All fields but Now,
+// Log and SignIn are required. Set them before the first request.
 type TokenEndpoint struct {
 	Engine  *grant.Engine
 	Clients *Clients
@@ -43,9 +46,12 @@ type TokenEndpoint struct {
 	JWT     *JWTSigner       // makes the tokens of stateless grants; nil: they are not redeemed here
 	Now     func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: nothing is logged
+	// SignIn is for authorization_code and refresh_token. Nil: these are not supported.
+	SignIn *AuthorizationEndpoint
 
 	once     sync.Once
 	standard *server.Server
+	failed   error
 }
 
 type tokenAnswer struct {
@@ -87,12 +93,56 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		writeJSON(w, http.StatusOK, answer)
 	case "client_credentials":
-		t.once.Do(func() { t.standard = newStandard(&manager{t.Clients, t.Store, t.Now}, t.Log) })
-		// Its error is that of writing the answer.
-		_ = t.standard.HandleTokenRequest(w, standardRequest(ctx, app, form))
+		t.serve(w, r, app, form)
+	case "authorization_code":
+		t.signIn(w, r, app, form, "code", "redirect_uri", "code_verifier")
+	case "refresh_token":
+		t.signIn(w, r, app, form, "refresh_token")
 	default:
-		writeError(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be "+GrantTypeOperation+" or client_credentials")
+		t.unsupported(w)
 	}
+}
+
+func (t *TokenEndpoint) unsupported(w http.ResponseWriter) {
+	types := GrantTypeOperation + " or client_credentials"
+	if t.SignIn != nil {
+		types = GrantTypeOperation + ", client_credentials, authorization_code or refresh_token"
+	}
+	writeError(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be "+types)
+}
+
+// signIn is for the grants of the authorization endpoint.
+func (t *TokenEndpoint) signIn(w http.ResponseWriter, r *http.Request, app *App, form url.Values, required ...string) {
+	if t.SignIn == nil {
+		t.unsupported(w)
+		return
+	}
+	for _, name := range required {
+		if form.Get(name) == "" {
+			writeError(w, http.StatusBadRequest, "invalid_request", name+" is missing")
+			return
+		}
+	}
+	if !ownResource(form.Get("resource"), t.SignIn.Issuer) {
+		writeError(w, http.StatusBadRequest, "invalid_target", "resource must be the issuer")
+		return
+	}
+	t.serve(w, r, app, form)
+}
+
+// serve leaves the request to go-oauth2.
+func (t *TokenEndpoint) serve(w http.ResponseWriter, r *http.Request, app *App, form url.Values) {
+	t.once.Do(func() {
+		var kept *signIns
+		kept, t.failed = t.SignIn.signIns()
+		t.standard = newStandard(&manager{t.Clients, t.Store, t.Now, kept}, t.Engine, t.Log)
+	})
+	if t.failed != nil {
+		writeFault(r.Context(), w, t.Log, "token", t.failed)
+		return
+	}
+	// Its error is that of writing the answer.
+	_ = t.standard.HandleTokenRequest(w, standardRequest(r.Context(), app, form))
 }
 
 func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (*tokenAnswer, error) {

@@ -35,7 +35,7 @@ var arrows = map[string]arrow{
 	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/outage", "internal/servers", "grant", "scope"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest", "internal/stores"}},
 	"authz": {
-		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard", "internal/jose", "golang.org/x/crypto/argon2",
+		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard", "internal/jose", "golang.org/x/crypto/argon2", "golang.org/x/crypto/chacha20poly1305",
 			goOAuth2, goOAuth2 + "/errors", goOAuth2 + "/models", goOAuth2 + "/server"},
 		tests: []string{"authz/app", "authz/authztest", "store/storetest", "internal/stores",
 			"store/sqlstore", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite",
