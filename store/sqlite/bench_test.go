@@ -68,7 +68,7 @@ func users(b *testing.B, k int) func(each int) {
 	}
 }
 
-// updater returns a function that does what the engine does by itself: single-row updates through the same driver and settings, 64 in one commit.
+// updater returns a function that does what the engine does by itself, with its usual VFS: single-row updates through the same driver and settings, 64 in one commit.
 func updater(b *testing.B, k int) func(each int) {
 	path := filepath.Join(b.TempDir(), "db")
 	s := open(b, path)
