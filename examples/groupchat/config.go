@@ -25,6 +25,7 @@ import (
 type apps struct {
 	list     []authz.App
 	triggers []grant.Trigger
+	audience string // of the tokens of stateless triggers; empty: there are none
 }
 
 const (
@@ -72,7 +73,14 @@ func parseApps(path string, text []byte) (*apps, error) {
 	}
 	var out apps
 	var where []*node // of the apps
-	for _, m := range r.fields(root, "", "apps", "triggers") {
+	for _, m := range r.fields(root, "", "apps", "triggers", "jwt_audience") {
+		if m.name == "jwt_audience" {
+			out.audience = r.text1(m.value, m.name)
+			if _, err := authz.New(trial(apps{audience: out.audience})); err != nil {
+				r.fault(m.value, m.name, "%s", short(flat(err), "authz: JWTAudience: "))
+			}
+			continue
+		}
 		if m.value.kind != '[' {
 			r.fault(m.value, m.name, "is not a list")
 			continue
@@ -102,7 +110,7 @@ func parseApps(path string, text []byte) (*apps, error) {
 		seen := map[string]bool{}
 		for i, t := range out.triggers {
 			n, path := root.member("triggers").items[i], fmt.Sprintf("triggers[%d]", i)
-			r.judgeTrigger(n, path, out.list, t)
+			r.judgeTrigger(n, path, out, t)
 			if t.ID != "" && seen[t.ID] {
 				r.fault(n.at("id"), path+".id", "there is another trigger %q above", t.ID)
 			}
@@ -110,7 +118,7 @@ func parseApps(path string, text []byte) (*apps, error) {
 		}
 	}
 	if r.faults == nil {
-		if _, err := authz.New(trial(out.list, out.triggers...)); err != nil { // what only shows in the whole
+		if _, err := authz.New(trial(out, out.triggers...)); err != nil { // what only shows in the whole
 			r.fault(root, "", "%s", flat(err))
 		}
 	}
@@ -121,8 +129,8 @@ func parseApps(path string, text []byte) (*apps, error) {
 }
 
 // trial is a server that is never used: authz.New knows best what is wrong with a configuration.
-func trial(list []authz.App, triggers ...grant.Trigger) authz.Config {
-	return authz.Config{Issuer: "http://127.0.0.1", Apps: list, Triggers: triggers, AllowWebhooksTo: loopbackHosts(list),
+func trial(a apps, triggers ...grant.Trigger) authz.Config {
+	return authz.Config{Issuer: "http://127.0.0.1", Apps: a.list, Triggers: triggers, JWTAudience: a.audience, AllowWebhooksTo: loopbackHosts(a.list),
 		Permit: func(context.Context, grant.Access) error { return nil }}
 }
 
@@ -238,18 +246,18 @@ func (r *appsReader) judgeApp(n *node, path string, a authz.App) {
 	} {
 		one := sound
 		f.set(&one)
-		if _, err := authz.New(trial([]authz.App{one})); err != nil {
+		if _, err := authz.New(trial(apps{list: []authz.App{one}})); err != nil {
 			r.fault(n.at(f.name), path+"."+f.name, "%s", short(flat(err), fmt.Sprintf("app %.80q: ", one.ID)))
 		}
 	}
 }
 
 // judgeTrigger finds the field in the text of the fault: `trigger "id": field: what is wrong`.
-func (r *appsReader) judgeTrigger(n *node, path string, list []authz.App, t grant.Trigger) {
+func (r *appsReader) judgeTrigger(n *node, path string, all apps, t grant.Trigger) {
 	if t.ID == "" {
 		t.ID = path
 	}
-	_, err := authz.New(trial(list, t))
+	_, err := authz.New(trial(all, t))
 	if err == nil {
 		return
 	}

@@ -23,7 +23,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/authz/webhook"
+	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/scope"
 )
 
 // A testSite is a running groupchat, driven over HTTP alone.
@@ -467,6 +470,46 @@ func testThePinnedFile(t *testing.T, o options) {
 	rs := s.client("rs", "rs-secret")
 	v := rs.call("POST", "/oauth2/introspect", url.Values{"token": {tok.AccessToken}}.Encode()).json(t)
 	require.Equal(t, false, v["active"])
+}
+
+// A resource server in another process, which has nothing of groupchat's but its address, guards an API of its own: it spends through
+// POST /oauth2/use, and verifies the tokens of stateless triggers alone.
+func TestResourceServerElsewhere(t *testing.T) {
+	path := appsFile(t, `{"apps": [{"id": "probe", "secret": "s3cr:t +%&-", "actions": ["message.write"], "real_names": true}, {"id": "rs", "secret": "rs-secret", "introspect": true}],
+		"triggers": [{"id": "counted", "app": "probe", "on": "mention", "in": "group:*", "allow": ["message.write"], "uses": 2},
+			{"id": "stateless", "app": "probe", "on": "command", "in": "group:*", "allow": ["message.write"], "uses": -1, "for": "2m", "stateless": true, "match": {"command": "/free"}}],
+		"jwt_audience": "https://files.example"}`)
+	s := launch(t, options{apps: path})
+	probe, zhang := s.probe(), s.login("zhang-san")
+	metadata := do(t, http.DefaultClient, request(t, "GET", s.base+"/.well-known/oauth-protected-resource", "", "")).json(t)
+	require.Equal(t, map[string]any{"resource": s.base, "authorization_servers": []any{s.base}, "bearer_methods_supported": []any{"header"}}, metadata)
+	remote, err := authz.NewRemote(authz.RemoteConfig{Issuer: s.base, ClientID: "rs", Secret: grant.NewSecret("rs-secret"), Resource: "https://files.example", Now: time.Now})
+	require.NoError(t, err)
+	use := func(token string) error {
+		d, err := remote.Use(t.Context(), authz.Call{Token: token, Want: scope.MustParse("group:42/message.write")})
+		if err == nil {
+			require.Equal(t, "zhang-san", d.Account)
+			require.Equal(t, "probe", d.App)
+		}
+		return err
+	}
+	redeem := func(text string) string {
+		zhang.say("42", "", text)
+		found := probe.poll()
+		require.Len(t, found, 1)
+		return probe.redeem(found[0].Code).AccessToken
+	}
+	counted := redeem("@probe hello")
+	require.NoError(t, use(counted))
+	require.NoError(t, use(counted))
+	require.ErrorIs(t, use(counted), grant.ErrUsedUp)
+
+	free := redeem("/free")
+	for range 5 {
+		require.NoError(t, use(free))
+	}
+	tok := token{AccessToken: free}
+	require.Equal(t, http.StatusUnauthorized, probe.api(tok, "POST", "/groups/42/messages", `{"text":"not here"}`).status, "it is for another audience")
 }
 
 // Webhooks on this machine are allowed when the file names them, and are signed with the file's secret as well as with the server's own key.
