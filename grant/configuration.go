@@ -357,7 +357,7 @@ func (t Trigger) named() Trigger {
 
 // copied is the trigger with no memory shared.
 func (t Trigger) copied() Trigger {
-	t.Allow, t.Match.Keywords = slices.Clone(t.Allow), slices.Clone(t.Match.Keywords)
+	t.Allow, t.Match.Keywords, t.Delegates = slices.Clone(t.Allow), slices.Clone(t.Match.Keywords), slices.Clone(t.Delegates)
 	return t
 }
 
@@ -372,7 +372,7 @@ func (a App) copied() App {
 
 // storable is what does not change on its way through JSON.
 func (t *Trigger) storable() bool {
-	for _, s := range []string{t.App, string(t.On), t.In, t.At, t.Match.Command, t.Match.LinkPrefix, t.Match.Target, strings.Join(t.Allow, ""), strings.Join(t.Match.Keywords, "")} {
+	for _, s := range []string{t.App, string(t.On), t.In, t.At, t.Match.Command, t.Match.LinkPrefix, t.Match.Target, strings.Join(t.Allow, ""), strings.Join(t.Match.Keywords, ""), strings.Join(t.Delegates, "")} {
 		if !utf8.ValidString(s) {
 			return false
 		}

@@ -24,10 +24,12 @@ type delegationJSON struct {
 	Exp       int64        `json:"exp"`
 	Uses      *int         `json:"uses,omitempty"`
 	Left      *int         `json:"left,omitempty"`
+	Actors    []string     `json:"actors,omitempty"`
+	Key       string       `json:"key,omitempty"`
 }
 
 // MarshalJSON writes the delegation with its fields in lower case, granted as [Delegation.Granted], the times as iat and exp in
-// whole seconds (RFC 7519 §2), and neither uses nor left when there is no count. It names the account: it is for
+// whole seconds (RFC 7519 §2), and neither uses nor left when there is no count; actors, as [Delegation.Actors], when App is not the only one. It names the account: it is for
 // resource servers, not for apps.
 func (d Delegation) MarshalJSON() ([]byte, error) {
 	j := delegationJSON{Account: d.Account, App: d.App, Domain: d.Domain, Granted: d.Granted(), Grant: d.Grant, Trigger: d.Trigger,
@@ -37,6 +39,11 @@ func (d Delegation) MarshalJSON() ([]byte, error) {
 	}
 	if d.Uses != Unlimited {
 		j.Uses, j.Left = &d.Uses, &d.Left
+	}
+	if d.more != nil {
+		if j.Key = d.more.key; len(d.Actors()) > 1 {
+			j.Actors = d.Actors()
+		}
 	}
 	return json.Marshal(j)
 }
@@ -76,6 +83,17 @@ func (d *Delegation) UnmarshalJSON(text []byte) error {
 	if j.Scope != nil {
 		if out.Scope = *j.Scope; out.Scope.Domain() != j.Domain || j.Granted.Allows(out.Scope) != nil {
 			return invalid("delegation: its scope is not granted")
+		}
+	}
+	if j.Key != "" || len(j.Actors) > 0 {
+		out.more = &more{key: j.Key}
+		for i, app := range j.Actors {
+			switch {
+			case app == "" || i == 0 && app != j.App:
+				return invalid("delegation: the actors begin with the app")
+			case i > 0:
+				out.more.links = append(out.more.links, link{app: app})
+			}
 		}
 	}
 	*d = out

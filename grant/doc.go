@@ -15,13 +15,14 @@
 //   - P4 Narrow. What a grant allows is what the trigger, the app's registration and the account's own rights
 //     ([Config].Permit) have in common. The trigger is fixed at issue; the others are asked again at each use.
 //     Beyond a limit is an error, never a clamp; nothing in common is [ErrDenied], on the record.
+//     What is derived of a token ([Engine.Derive]) is never more than that: it spends the same uses, and dies with it.
 //   - P5 Revocable. One grant, one app here, or all that an account granted end with one write, and with the next
 //     use on any engine. [Engine.Change] suspends and removes apps and triggers while engines run, and returns when
 //     that holds on every one of them.
 //   - P6 Secret. Codes and tokens are in the store only as hashes or sealed, and in no error, log or printed value:
 //     see [Secret].
 //   - P7 No loops. What is done with a token triggers nothing, unless a trigger chains.
-//   - P8 On the record. What is issued, asked, decided, redeemed, used and revoked is in the ledger in the same
+//   - P8 On the record. What is issued, asked, decided, redeemed, derived, used and revoked is in the ledger in the same
 //     write, with both names. Refusals follow with [Engine.Flush], counted.
 //   - P9 Cheap to refuse. A forged token or code costs no look into the store.
 //   - P10 Honest. The holder of a real token learns why it failed ([Reason]); a stranger gets [ErrUnknown].
@@ -35,10 +36,14 @@
 //	bhsc_  1 | secret (32) | grant ID, account (each with its length)
 //	bhst_  1 | secret (32) | issued, not after (microseconds, 8 each) | two revocation versions, uses (varints) |
 //	       aggregate, grant ID, revocation ID, account, app, domain, actions, trigger, operation, event ID (each with its length);
-//	       if it is bound to a key, that is followed by 4 (varint) | its thumbprint | 0 | 0 (with their lengths)
+//	       or 2 | all that | how many may be derived, one of the other (varint) | thumbprint of the key, delegates, what it
+//	       is derived from (each with its length): the nearest first, each of token hash, grant ID, revocation ID
+//	       (each with its length), revocation version (varint)
 //
-// A code has 144 to 569 characters, by how long the names of the app and the account are, a token 300 and more, at most
-// 6144. The store has SHA-256 of the secret. Nothing of this is for others to read: it may change.
+// Format 2 is for tokens that are bound, derived, or of triggers with Delegates or DeriveDepth. A code has 144 to 569
+// characters, by how long the names of the app and the account are, a token 300 and more, at most 7168; some 200 of them
+// for each token that it is derived from. The store has SHA-256 of the secret. Nothing of this is for others to read: it
+// may change.
 //
 // A grant's ID is 22 characters of base64url, "-", and the app's ID with "~" for ".": 24 to 87 characters that a URL, a
 // webhook-id and the ID of a record all take. So what a revocation writes about the grant needs no look first.
@@ -53,6 +58,7 @@
 //	            A.signed-in-at.<app>             that of RevokeSignIns
 //	consent     A.<app, domain, actions>         JSON: the answer, and the revocation versions under which it holds
 //	window      A.<trigger>-<minute>   Left is what PerMinute leaves
+//	            A.<grant>-derived      Left is how many more may be derived of what was redeemed
 //	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
 //	proof       A.<key, ID of proof>   a proof of the key that a token is bound to: taken once
 //	ledger      A.<time><random>       JSON, with the account as Owner and the App
@@ -85,7 +91,7 @@
 //	event                 an hour (how late it may come)    7 days
 //	push, poll, redirect  its code's end; at redemption or  0
 //	                      delivery they are gone at once
-//	window                its minute                        0
+//	window                its minute, or the token's end    0
 //	once                  its token's end                   1 hour: a key of Once, and perhaps the answer to it
 //	proof                 when it is too old anyway         1 minute
 //	consent               90 days after the answer          0
@@ -125,6 +131,7 @@
 //	grants, err := e.Emit(ctx, grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "bookbot", Domain: group}) // the server saw it
 //	g, token, err := e.Redeem(ctx, "bookbot", grants[0].Code)      // the app, authenticated as a client
 //	d, err := e.Use(ctx, token.Reveal(), wanted)                   // an API call: act as d.Account, via d.App, in d.Domain
+//	g, child, err := e.Derive(ctx, "bookbot", token, narrower)     // token exchange
 //	err = e.RevokeApp(ctx, "zhang-san", "bookbot", group)          // enough
 //	_, err = e.Change(ctx, "li-si", func(c *grant.Config) error { c.Apps[0].Suspended = true; return nil }) // on all nodes
 //	err = errors.Join(e.Look(ctx), e.Flush(ctx), deliver(e.Claim(ctx, grant.Push, "", nil, 100, time.Minute))) // about once a second

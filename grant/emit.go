@@ -122,6 +122,7 @@ func (e *Engine) ask(ctx context.Context, em *emission, t *trigger) (g *Grant, e
 		ID:      grantID(name16(e.keys.aggregate, "grant", string(ev.Operation), ev.ID, ev.Account, t.ID), t.App),
 		Account: ev.Account, App: t.App, Trigger: t.ID, Domain: domain, Event: *ev, IssuedAt: now,
 		For: t.For, Uses: t.Uses, Deliver: t.Deliver, redeemWithin: t.RedeemWithin, consent: t.Consent, Stateless: t.Stateless,
+		delegates: t.Delegates, deeper: max(t.DeriveDepth, 0),
 	}
 	if g.Actions, err = e.may(ctx, g, t.Allow); err != nil {
 		if errors.Is(err, ErrDenied) {
@@ -490,6 +491,10 @@ func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Gra
 		g := &grants[i]
 		ids[aggregate+"."+g.ID] = true
 		ids[aggregate+"."+e.place(g.Account, g.App, g.Domain).here] = true
+		for _, l := range g.parents {
+			ids[aggregate+"."+l.grant] = true
+			ids[aggregate+"."+e.place(g.Account, l.app, g.Domain).here] = true
+		}
 	}
 	version := map[string]uint64{}
 	list := make([]string, 0, len(ids))
@@ -517,6 +522,16 @@ func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Gra
 			g.State = "revoked"
 		case app.Suspended, set.suspended[g.Trigger]:
 			g.State = "suspended"
+		}
+		for _, l := range g.parents {
+			app := set.apps[l.app]
+			switch {
+			case version[aggregate+"."+l.grant] > 0, version[aggregate+"."+e.place(g.Account, l.app, g.Domain).here] != l.version,
+				app == nil, app.before(g.IssuedAt.UnixMicro()):
+				g.State = "revoked"
+			case app.Suspended && g.alive():
+				g.State = "suspended"
+			}
 		}
 	}
 	return nil

@@ -202,6 +202,8 @@ type Grant struct {
 	NotAfter time.Time     // the token's end; zero until redeemed
 	Uses     int           // or Unlimited
 	Deliver  Delivery
+	// Parent is the ID of the grant whose token this one's was derived from (see [Engine.Derive]); empty: it was redeemed.
+	Parent string
 	// Key is the thumbprint of the key that the token is bound to (RFC 9449 §6.1: SHA-256 of a JWK, RFC 7638), of at most
 	// 128 characters: [Engine.UseBound] alone takes the token. Empty: it is bound to none. See [Engine.RedeemFunc].
 	Key          string
@@ -215,7 +217,14 @@ type Grant struct {
 	depth        int
 	redeemWithin time.Duration
 	consent      Consent
+	delegates    []string // as Trigger.Delegates
+	deeper       int      // how many tokens may be derived, one of the other
+	parents      []link   // of a derived one, without their tokens when read
 }
+
+// Actors are the apps that act for the account: App, and then those that it has the token from (see [Engine.Derive]),
+// the last one first: the act claim of RFC 8693 §4.1.
+func (g *Grant) Actors() []string { return actors(g.App, g.parents) }
 
 // Scope is what the grant allows, in OAuth's words.
 func (g *Grant) Scope() scope.Set {
@@ -255,9 +264,6 @@ const (
 	keepRevocation = maxLife + keepGrant
 	pendingFor     = 24 * time.Hour // how long a pending grant waits for Decide
 	maxDepth       = 4
-	// deriveDepth is how many tokens may be derived, one of the other, unless the trigger says otherwise.
-	deriveDepth    = 4
-	maxDeriveDepth = 8
 	hereAll        = "all"
 )
 
@@ -294,6 +300,15 @@ type grantData struct {
 	Depth        int          `json:"depth,omitempty"`
 	Stateless    bool         `json:"stateless,omitempty"`
 	Key          string       `json:"key,omitempty"`
+	Delegates    []string     `json:"delegates,omitempty"`
+	Deeper       int          `json:"deeper"`
+	Parents      []linkData   `json:"parents,omitempty"`
+}
+
+// linkData is a grant that another is derived from, and how often its app was revoked here.
+type linkData struct {
+	Grant   string `json:"grant"`
+	Version uint64 `json:"version"`
 }
 
 type eventData struct {
@@ -310,13 +325,17 @@ type eventData struct {
 
 func (g *Grant) record(aggregate string, version uint64, notAfter time.Time) (store.Record, error) {
 	ev := &g.Event
+	var parents []linkData
+	for _, l := range g.parents {
+		parents = append(parents, linkData{l.grant, l.version})
+	}
 	data, err := json.Marshal(grantData{
 		Trigger: g.Trigger, Domain: g.Domain, Actions: g.Actions, State: g.State, At: g.IssuedAt.UnixMicro(),
 		Event: eventData{ID: ev.ID, Operation: ev.Operation, Domain: ev.Domain, App: ev.App, Text: ev.Text, Target: ev.Target,
 			Data: ev.Data, At: ev.At.UnixMicro(), By: ev.By},
 		RedeemBy: unixMicro(g.RedeemBy), For: int64(g.For), RedeemWithin: int64(g.redeemWithin), NotAfter: unixMicro(g.NotAfter),
 		Uses: g.Uses, Deliver: g.Deliver, Consent: g.consent, CodeHash: g.codeHash, Revisions: g.revisions, Depth: g.depth, Stateless: g.Stateless,
-		Key: g.Key,
+		Key: g.Key, Delegates: g.delegates, Deeper: g.deeper, Parents: parents,
 	})
 	// Left is there to be asked for by a Spend of 0: see Revoke.
 	return store.Record{Kind: kindGrant, ID: aggregate + "." + g.ID, Version: version, Owner: g.Account, App: g.App, NotAfter: notAfter, Left: 1, Data: data}, err
@@ -346,6 +365,18 @@ func readGrant(r *store.Record) (*Grant, error) {
 		return nil, fmt.Errorf("grant: record %s %s is not whole", r.Kind, r.ID)
 	}
 	ev := d.Event
+	var parents []link
+	for _, l := range d.Parents {
+		app, ok := appOf(l.Grant)
+		if !ok {
+			return nil, fmt.Errorf("grant: record %s %s is not whole", r.Kind, r.ID)
+		}
+		parents = append(parents, link{grant: l.Grant, app: app, version: l.Version})
+	}
+	parent := ""
+	if len(parents) > 0 {
+		parent = parents[0].grant
+	}
 	return &Grant{
 		ID: r.ID[strings.IndexByte(r.ID, '.')+1:], Account: r.Owner, App: r.App, Trigger: d.Trigger, Domain: d.Domain, Actions: d.Actions,
 		Event: Event{ID: ev.ID, Operation: ev.Operation, Account: r.Owner, Domain: ev.Domain, App: ev.App, Text: ev.Text,
@@ -353,6 +384,7 @@ func readGrant(r *store.Record) (*Grant, error) {
 		State: d.State, IssuedAt: micros(d.At), RedeemBy: timeOf(d.RedeemBy), For: time.Duration(d.For), NotAfter: timeOf(d.NotAfter),
 		Uses: d.Uses, Deliver: d.Deliver, codeHash: d.CodeHash, revisions: d.Revisions, depth: d.Depth,
 		redeemWithin: time.Duration(d.RedeemWithin), consent: d.Consent, Stateless: d.Stateless, Key: d.Key,
+		Parent: parent, delegates: d.Delegates, deeper: d.Deeper, parents: parents,
 	}, nil
 }
 

@@ -460,3 +460,62 @@ func exampleToken(uses int) (*grant.Engine, string) {
 	}
 	return e, token.Reveal()
 }
+
+func ExampleEngine_Derive() {
+	ctx := context.Background()
+	group := scope.MustDomain("group:42")
+	e, err := grant.NewEngine(grant.Config{
+		Store:  store.NewMemory(),
+		Key:    grant.NewSecret(strings.Repeat("k", 32)), // 32 bytes from crypto/rand, in earnest
+		Permit: func(context.Context, grant.Access) error { return nil },
+		Apps: []grant.App{
+			{ID: "assistant", Actions: []string{"message.write", "member.read"}},
+			{ID: "translator", Actions: []string{"message.write"}},
+		},
+		Triggers: []grant.Trigger{{App: "assistant", On: grant.Mention, In: "group:*", Allow: []string{"message.write", "member.read"}, Uses: 5,
+			Delegates: []string{"translator"}}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	grants, err := e.Emit(ctx, grant.Event{ID: "m1", Operation: grant.Mention, Account: "zhang-san", App: "assistant", Domain: group})
+	if err != nil {
+		panic(err)
+	}
+	_, token, err := e.Redeem(ctx, "assistant", grants[0].Code)
+	if err != nil {
+		panic(err)
+	}
+
+	// The assistant hands on no more than is needed: it narrows its token, and gives the child to the translator,
+	_, handed, err := e.Derive(ctx, "assistant", token, grant.Grant{Domain: scope.MustDomain("group:42/thread:7"), Actions: []string{"message.write"}, Uses: 2})
+	if err != nil {
+		panic(err)
+	}
+	// which exchanges it for one of its own.
+	g, own, err := e.Derive(ctx, "translator", handed, grant.Grant{For: time.Minute})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(g.Scope(), g.For, "×", g.Uses)
+	d, err := e.Use(ctx, own.Reveal(), scope.MustParse("group:42/thread:7/message.write"))
+	fmt.Println("for", d.Account, "by", d.Actors(), "left:", d.Left, err)
+
+	// The assistant's count has gone down with it.
+	d, err = e.Inspect(ctx, token)
+	fmt.Println("left of the assistant's:", d.Left, err)
+	// To ask for more than there is is an error.
+	_, _, err = e.Derive(ctx, "translator", own, grant.Grant{Domain: group})
+	fmt.Println(err)
+	// What ends the assistant's grant ends all that came of it.
+	fmt.Println(e.Revoke(ctx, "zhang-san", grants[0].ID))
+	_, err = e.Use(ctx, own.Reveal(), scope.MustParse("group:42/thread:7/message.write"))
+	fmt.Println(err)
+	// Output:
+	// group:42/thread:7/message.write 1m0s × 2
+	// for zhang-san by [translator assistant] left: 1 <nil>
+	// left of the assistant's: 4 <nil>
+	// scope: asks for more than was granted: the token is for group:42/thread:7, not for group:42
+	// <nil>
+	// grant: revoked
+}

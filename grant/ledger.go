@@ -19,15 +19,17 @@ import (
 type Entry struct {
 	ID      string    // orders the entries of one account by time
 	At      time.Time // to the microsecond
-	What    string    // "pending", "issued", "denied", "redeemed", "used", "refused" or "revoked"
+	What    string    // "pending", "issued", "denied", "redeemed", "derived", "used", "refused" or "revoked"
 	Account string
 	App     string // empty for the revocation of all that the account granted
 	Grant   string // empty where no single grant is concerned
 	// Scope is what was granted; for a use, what was done; for the revocation of an app, where. It is empty for that of
 	// a single grant, whose first entry has it, and for refusals of too many different ones.
 	Scope  string
-	Reason string // of a refusal: a word of [Reason]; "denied" or "limited" at issue; "unknown" for a code, or a token that is bound to a key, in the wrong hands
+	Reason string // of a refusal: a word of [Reason]; "denied" or "limited" at issue; "widen" or "limited" of what was to be derived; "unknown" for a code, or a token that is bound to a key, in the wrong hands
 	Count  int    // of refusals that were the same; else 1
+	// By and Parent are, of what was derived, the app whose token it was derived from, and that one's grant.
+	By, Parent string
 	// Left is the uses left after a use, or Unlimited. Only Observe sees it: the entry itself is part of the same write.
 	Left int
 }
@@ -39,6 +41,8 @@ type entryData struct {
 	Scope  string `json:"scope,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	Count  int    `json:"count,omitempty"`
+	By     string `json:"by,omitempty"`
+	Parent string `json:"parent,omitempty"`
 }
 
 // ledgerOp writes the entry.
@@ -75,6 +79,10 @@ func appendEntry(b []byte, entry *Entry) []byte {
 	if entry.Count > 1 {
 		b = append(b, `,"count":`...)
 		b = strconv.AppendInt(b, int64(entry.Count), 10)
+	}
+	if entry.Parent != "" {
+		b = appendJSON(append(b, `,"by":`...), entry.By)
+		b = appendJSON(append(b, `,"parent":`...), entry.Parent)
 	}
 	return append(b, '}')
 }
@@ -140,7 +148,8 @@ func (e *Engine) Ledger(ctx context.Context, account, before string, limit int) 
 			return nil, fmt.Errorf("grant: record %s %s: %w", r.Kind, r.ID, err)
 		}
 		out[i] = Entry{ID: strings.TrimPrefix(r.ID, prefix), At: micros(d.At), What: d.What, Account: r.Owner, App: r.App,
-			Grant: d.Grant, Scope: d.Scope, Reason: d.Reason, Count: max(d.Count, 1)}
+			Grant: d.Grant, Scope: d.Scope, Reason: d.Reason, Count: max(d.Count, 1),
+			By: d.By, Parent: d.Parent}
 	}
 	return out, nil
 }

@@ -29,7 +29,7 @@ const (
 
 	kidSize  = 4
 	headSize = kidSize + chacha20poly1305.NonceSizeX
-	maxToken = 6144 // characters; a longer one is not read
+	maxToken = 7168 // characters; a longer one is not read
 )
 
 var b64 = base64.RawURLEncoding.Strict()
@@ -224,14 +224,14 @@ type sealedToken struct {
 	operation        string
 	event            string
 
-	// What nearly no token has comes last, and is left out of those.
+	// What nearly no token has: the others are of a format without it.
 	deeper    int    // how many tokens may still be derived from it, one of the other
 	key       string // the thumbprint of the key that it is bound to; empty: to none
 	delegates string // the apps that may exchange it, joined by spaces
 	parents   string // what it is derived from, the last one first; see links
 }
 
-const tokenFormat = 1
+const tokenFormat, tokenFormatMore = 1, 2
 
 // ordinary reports whether a use needs no more than the token's own records.
 func (t *sealedToken) ordinary() bool { return t.key == "" && t.parents == "" }
@@ -244,6 +244,9 @@ func (t *sealedToken) more() [3]*string { return [...]*string{&t.key, &t.delegat
 
 func (k *keys) sealToken(t *sealedToken) string {
 	b := append(make([]byte, 0, 512), tokenFormat)
+	if !t.ordinary() || t.delegates != "" || t.deeper != deriveDepth {
+		b[0] = tokenFormatMore
+	}
 	b = append(b, t.secret[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(t.issued))
 	b = binary.BigEndian.AppendUint64(b, uint64(t.notAfter))
@@ -253,7 +256,7 @@ func (k *keys) sealToken(t *sealedToken) string {
 	for _, s := range t.strings() {
 		b = appendString(b, *s)
 	}
-	if !t.ordinary() || t.delegates != "" || t.deeper != deriveDepth {
+	if b[0] == tokenFormatMore {
 		b = binary.AppendUvarint(b, uint64(t.deeper))
 		for _, s := range t.more() {
 			b = appendString(b, *s)
@@ -265,9 +268,10 @@ func (k *keys) sealToken(t *sealedToken) string {
 // openToken decodes into buf, if the token fits there.
 func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
 	b, ok := unseal(k.token, tokenPrefix, token, buf)
-	if !ok || len(b) < 1+32+16 || b[0] != tokenFormat {
+	if !ok || len(b) < 1+32+16 || b[0] != tokenFormat && b[0] != tokenFormatMore {
 		return false
 	}
+	format := b[0]
 	copy(t.secret[:], b[1:33])
 	t.issued = int64(binary.BigEndian.Uint64(b[33:]))
 	t.notAfter = int64(binary.BigEndian.Uint64(b[41:]))
@@ -292,8 +296,8 @@ func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
 		}
 	}
 	t.deeper, t.key, t.delegates, t.parents = deriveDepth, "", "", ""
-	if rest == "" {
-		return true
+	if format == tokenFormat {
+		return rest == ""
 	}
 	deeper, n := uvarintString(rest)
 	if n <= 0 || deeper > maxDeriveDepth {
@@ -305,7 +309,8 @@ func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
 			return false
 		}
 	}
-	return rest == ""
+	_, ok = t.links()
+	return ok && rest == ""
 }
 
 // cutString takes one string, with its length before it, from the front.

@@ -35,6 +35,31 @@ func someToken() *sealedToken {
 		account: "zhang-san", app: "bookbot", domain: "group:42", actions: "member.read message.write", trigger: "t", operation: "mention", event: "m1", deeper: deriveDepth}
 }
 
+// derivedToken has all that a token may have.
+func derivedToken() *sealedToken {
+	t := someToken()
+	t.deeper, t.key, t.delegates = 2, strings.Repeat("k", 43), "weather third"
+	for i := range uint64(2) {
+		t.parents += string(appendLink(nil, &link{strings.Repeat("t", 43), grantID(strings.Repeat("A", name16Len), "bookbot"), "", strings.Repeat("h", name16Len), i << 40}))
+	}
+	return t
+}
+
+// With more links than a use can check in one write a token does not open, nor with what is no link.
+func TestSealedParents(t *testing.T) {
+	k := testKeys(t, "k")
+	one := string(appendLink(nil, &link{token: "t", grant: grantID(strings.Repeat("A", name16Len), "a"), here: "h", version: 1}))
+	for parents, want := range map[string]bool{"": true, one: true, strings.Repeat(one, maxDeriveDepth): true, strings.Repeat(one, maxDeriveDepth+1): false,
+		one[:len(one)-1]: false, one + "\x00": false, "\x01": false, string(appendLink(nil, &link{token: "t", grant: "g", here: "h"})): false} {
+		s := someToken()
+		s.parents, s.deeper = parents, 1
+		require.Equal(t, want, k.openToken(k.sealToken(s), new(sealedToken), nil), "%q", parents)
+	}
+	s := someToken()
+	s.deeper = maxDeriveDepth + 1
+	require.False(t, k.openToken(k.sealToken(s), new(sealedToken), nil))
+}
+
 // plainToken is what sealToken seals.
 func plainToken(t testing.TB, k *keys, s *sealedToken) []byte {
 	plain, ok := unseal(k.token, tokenPrefix, k.sealToken(s), nil)
@@ -43,6 +68,11 @@ func plainToken(t testing.TB, k *keys, s *sealedToken) []byte {
 }
 
 func TestSealedToken(t *testing.T) {
+	t.Run("ordinary", func(t *testing.T) { testSealedToken(t, someToken) })
+	t.Run("derived", func(t *testing.T) { testSealedToken(t, derivedToken) })
+}
+
+func testSealedToken(t *testing.T, someToken func() *sealedToken) {
 	k := testKeys(t, "k")
 	var got sealedToken
 	require.True(t, k.openToken(k.sealToken(someToken()), &got, nil))
@@ -68,7 +98,7 @@ func TestSealedToken(t *testing.T) {
 	for v := range 256 {
 		other := slices.Clone(plain)
 		other[0] = byte(v)
-		require.Equal(t, v == tokenFormat, opens(other), "format %d", v)
+		require.Equal(t, byte(v) == plain[0], opens(other), "format %d", v)
 	}
 	// Lengths that lie.
 	for _, lie := range [][]byte{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}, {0xff, 0xff, 0xff, 0xff, 0x0f}, {0x80}, {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}} {
@@ -291,6 +321,7 @@ func FuzzSealedPlaintext(f *testing.F) {
 	plain := plainToken(f, k, someToken())
 	f.Add(plain)
 	f.Add(plain[:60])
+	f.Add(plainToken(f, k, derivedToken()))
 	f.Add([]byte{tokenFormat})
 	code, _ := unseal(k.code, codePrefix, k.sealCode(sealedCode{account: "zhang-san", grant: someGrant}), nil)
 	f.Add(code)

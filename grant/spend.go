@@ -45,6 +45,7 @@ func (p *pending) prepare(ctx context.Context, want scope.Scope) (*Delegation, e
 		return nil, p.refuse(ctx, now, want, err)
 	}
 	p.all, p.here, p.grant, p.id, _ = e.ids(t, nil, now)
+	p.links, _ = t.links()
 	t.secret = [32]byte{} // a Delegation holds no secret (P6)
 	d := t.delegation(0)
 	d.Domain, d.Scope, d.pending = want.Domain(), want, p
@@ -58,6 +59,7 @@ type pending struct {
 	token  sealedToken // without its secret
 	// The IDs of the records that decide.
 	all, here, grant, id string
+	links                []link // likewise, of a derived token
 	// entry is the ledger's, and ledger its ID: the same one however often Spend is tried, so that of all tries at
 	// most one is ever committed.
 	entry  Entry
@@ -135,12 +137,8 @@ func (d *Delegation) Spend(ctx context.Context, st store.Store) error {
 	case errors.Is(err, errWritten) && again:
 		return invalid("the use is spent: Spend is for one time")
 	case errors.Is(err, errWritten): // by a try whose answer was lost
-		found, err := st.Get(ctx, kindToken, p.id)
-		if err != nil {
+		if left, _, err = e.left(ctx, st, p.token.tokens(p.id, p.links)); err != nil {
 			return err
-		}
-		for _, r := range found {
-			left = r.Left
 		}
 	case err != nil:
 		p.spent.Store(false)
@@ -189,7 +187,9 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 	if p.proof != nil {
 		ops = append(ops, store.Put(*p.proof))
 	}
-	ops = append(ops, store.Spend(kindToken, p.id, cost, nil))
+	for _, id := range t.tokens(p.id, p.links) {
+		ops = append(ops, store.Spend(kindToken, id, cost, nil))
+	}
 	out, err := st.Apply(ctx, now, ops)
 	switch {
 	case err != nil:
@@ -216,10 +216,10 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 
 // revocations ask whether the grant, the app or all was revoked.
 func (p *pending) revocations() []store.Op {
-	return append(make([]store.Op, 0, 7),
+	return p.token.checks(append(make([]store.Op, 0, 7+3*len(p.links)),
 		store.Check(kindRevocation, p.all, p.token.versions[0]),
 		store.Check(kindRevocation, p.here, p.token.versions[1]),
-		store.Check(kindRevocation, p.grant, 0))
+		store.Check(kindRevocation, p.grant, 0)), p.links)
 }
 
 // refuse puts a refusal on record.
@@ -292,16 +292,16 @@ func (d *Delegation) SpendOnce(ctx context.Context, key string, request [32]byte
 		return false, err
 	}
 	defer p.mu.Unlock()
-	found, err := p.engine.store.Get(ctx, kindToken, p.id)
+	left, there, err := p.engine.left(ctx, p.engine.store, p.token.tokens(p.id, p.links))
 	if err != nil {
 		return false, err
 	}
-	if len(found) == 0 {
+	if !there {
 		return false, fmt.Errorf("%w: no such token", ErrUnknown)
 	}
 	p.repeat = nil
 	p.spent.Store(true)
-	d.Left = p.token.delegation(found[0].Left).Left
+	d.Left = p.token.delegation(left).Left
 	return true, nil
 }
 

@@ -83,7 +83,13 @@ type Trigger struct {
 	// that the user meant it is weaker.
 	Consent Consent
 	Deliver Delivery // zero: Redirect for link.open and page.open, else the app's own
-	Chain   bool     // also fires on what apps do with a delegation token, to a depth of four; false: never (P7)
+	// Delegates are the apps, by ID and at most 8, that may exchange a token of this trigger for a narrower one of their
+	// own, once its app has handed it to them (see [Engine.Derive]). Each must be registered for one of Allow at least.
+	// Empty: none.
+	Delegates []string
+	// DeriveDepth is how many tokens may be derived, one of the other, at most 8. Zero: 4. Negative, -1: none.
+	DeriveDepth int
+	Chain       bool // also fires on what apps do with a delegation token, to a depth of four; false: never (P7)
 	// PerMinute bounds the grants that one account gets from this trigger in a minute by the clock. Zero: no bound.
 	PerMinute int
 	// Suspended triggers do not fire, and what they have granted is refused as revoked, as long as this is so.
@@ -116,6 +122,8 @@ type triggerJSON struct {
 	RedeemWithin *string   `json:"redeem_within,omitempty"`
 	Consent      Consent   `json:"consent,omitempty"`
 	Deliver      Delivery  `json:"deliver,omitempty"`
+	Delegates    []string  `json:"delegates,omitempty"`
+	DeriveDepth  int       `json:"derive_depth,omitempty"`
 	Chain        bool      `json:"chain,omitempty"`
 	PerMinute    int       `json:"per_minute,omitempty"`
 	Suspended    bool      `json:"suspended,omitempty"`
@@ -125,7 +133,7 @@ type triggerJSON struct {
 // MarshalJSON writes the trigger with durations as strings.
 func (t Trigger) MarshalJSON() ([]byte, error) {
 	j := triggerJSON{ID: t.ID, App: t.App, On: t.On, In: t.In, Allow: t.Allow, At: t.At,
-		Consent: t.Consent, Deliver: t.Deliver, Chain: t.Chain, PerMinute: t.PerMinute, Suspended: t.Suspended}
+		Consent: t.Consent, Deliver: t.Deliver, Delegates: t.Delegates, DeriveDepth: t.DeriveDepth, Chain: t.Chain, PerMinute: t.PerMinute, Suspended: t.Suspended}
 	j.Stateless = t.Stateless
 	if !t.Match.isZero() {
 		j.Match = &t.Match
@@ -165,7 +173,7 @@ func (t *Trigger) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	out := Trigger{ID: j.ID, App: j.App, On: j.On, In: j.In, Allow: j.Allow, At: j.At,
-		Consent: j.Consent, Deliver: j.Deliver, Chain: j.Chain, PerMinute: j.PerMinute, Suspended: j.Suspended}
+		Consent: j.Consent, Deliver: j.Deliver, Delegates: j.Delegates, DeriveDepth: j.DeriveDepth, Chain: j.Chain, PerMinute: j.PerMinute, Suspended: j.Suspended}
 	if j.Match != nil {
 		out.Match = *j.Match
 	}
@@ -327,6 +335,9 @@ func (t Trigger) prepare(apps map[string]*registered, catalog *scope.Catalog) (*
 		if app != nil && !app.RealNames {
 			fault("stateless", "such a token names the account, and the app %.80q sees no real names", t.App)
 		}
+		if len(t.Delegates) > 0 || t.DeriveDepth > 0 {
+			fault("stateless", "nothing is derived of such a token: delegates and derive_depth have no use")
+		}
 	}
 	switch p.Consent {
 	case "":
@@ -356,6 +367,27 @@ func (t Trigger) prepare(apps map[string]*registered, catalog *scope.Catalog) (*
 	}
 	if p.RedeemWithin < time.Second || p.RedeemWithin > most {
 		fault("redeem_within", "%v is not between 1s and %v", p.RedeemWithin, most)
+	}
+	if len(t.Delegates) > maxDelegates {
+		fault("delegates", "names %d apps, at most %d", len(t.Delegates), maxDelegates)
+	}
+	for i, id := range t.Delegates {
+		switch delegate := apps[id]; {
+		case delegate == nil:
+			fault("delegates", "no app has the ID %.80q", id)
+		case id == t.App:
+			fault("delegates", "%.80q is the trigger's own app, which needs no leave", id)
+		case slices.Contains(t.Delegates[:i], id):
+			fault("delegates", "%.80q is there twice", id)
+		case !slices.ContainsFunc(allow, func(action string) bool { return slices.Contains(delegate.Actions, action) }):
+			fault("delegates", "the app %.80q is registered for none of the actions", id)
+		}
+	}
+	if p.DeriveDepth == 0 {
+		p.DeriveDepth = deriveDepth
+	}
+	if p.DeriveDepth < -1 || p.DeriveDepth > maxDeriveDepth {
+		fault("derive_depth", "%d is not between -1 and %d", p.DeriveDepth, maxDeriveDepth)
 	}
 	if p.PerMinute < 0 || p.PerMinute > maxUses {
 		fault("per_minute", "%d is not between 0 and %d", p.PerMinute, maxUses)

@@ -639,6 +639,27 @@ func TestLongestToken(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, g.Scope(), d.Granted())
 
+	// And so can one that is bound, names all that may have it, and came through all their hands.
+	w = newWorld(t, func(c *grant.Config) {
+		c.Catalog, c.Apps = catalog, []grant.App{{ID: app, Actions: names}}
+		c.Triggers = []grant.Trigger{{ID: strings.Repeat("t", 256), App: app, On: operation, In: "*", Allow: names, Uses: 1_000_000, For: 7 * 24 * time.Hour, Consent: grant.Implied, DeriveDepth: 8}}
+		for i := range 8 {
+			id := strings.Repeat(fmt.Sprint(i), 64)
+			c.Apps, c.Triggers[0].Delegates = append(c.Apps, grant.App{ID: id, Actions: names}), append(c.Triggers[0].Delegates, id)
+		}
+	})
+	g = w.emit(grant.Event{ID: strings.Repeat("e", 256), Operation: operation, Account: strings.Repeat("u", 256), Domain: domain})
+	bound := strings.Repeat("k", 128)
+	token = w.bind(g, bound)
+	for i := range 8 {
+		_, token = w.derive(strings.Repeat(fmt.Sprint(i), 64), token, grant.Grant{})
+	}
+	require.Greater(t, len(token), 6000)
+	require.LessOrEqual(t, len(token), 8192-1024, "a server that reads 8 KiB of header has room for others")
+	d, err = w.UseBound(ctx, token, w.holds(bound, "1"), func() (scope.Scope, error) { return want, nil })
+	require.NoError(t, err)
+	require.Len(t, d.Actors(), 9)
+
 	c := w.config
 	c.Catalog, err = scope.NewCatalog(append(actions, scope.Action{Name: "one.more", Words: map[string]string{"en": "x"}})...)
 	require.NoError(t, err)

@@ -73,7 +73,7 @@ func (e *Engine) RedeemFunc(ctx context.Context, app string, code Secret, accept
 		aggregate: aggregate, grant: g.ID, here: at.here, account: g.Account, app: g.App,
 		domain: g.Domain.String(), actions: strings.Join(g.Actions, " "),
 		trigger: g.Trigger, operation: string(g.Event.Operation), event: g.Event.ID,
-		deeper: deriveDepth, key: g.Key,
+		deeper: g.deeper, key: g.Key, delegates: strings.Join(g.delegates, " "),
 	}
 	token := e.keys.sealToken(&t)
 	g.State, g.NotAfter = "redeemed", micros(t.notAfter)
@@ -128,12 +128,32 @@ type Delegation struct {
 	Left      int // after this use, or Unlimited; a count is 0 while it is not Spent
 	granted   string
 	actions   string
-	key       string
 	pending   *pending // from Prepare
+	more      *more    // nil: there is none
+}
+
+// more is what nearly no token has.
+type more struct {
+	key   string
+	links []link
 }
 
 // Key is the thumbprint of the key that the token is bound to, as in Grant.Key; empty: none.
-func (d *Delegation) Key() string { return d.key }
+func (d *Delegation) Key() string {
+	if d.more == nil {
+		return ""
+	}
+	return d.more.key
+}
+
+// Actors are the apps that act for the account: App, and then those that it has the token from (see [Engine.Derive]),
+// the last one first: the act claim of RFC 8693 §4.1.
+func (d *Delegation) Actors() []string {
+	if d.more == nil {
+		return []string{d.App}
+	}
+	return actors(d.App, d.more.links)
+}
 
 // Granted is all that the token allows.
 func (d *Delegation) Granted() scope.Set {
@@ -202,6 +222,9 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 func (e *Engine) useOpened(ctx context.Context, s *scratch, want scope.Scope) (*Delegation, error) {
 	t, now := &s.token, e.now()
+	if t.parents != "" {
+		return (&pending{engine: e, token: *t}).use(ctx, want)
+	}
 	d, err := e.use(ctx, s, now, want)
 	if Reason(err) != "" {
 		e.refuse(ctx, now, refusal{t.account, t.app, t.grant, want.String(), Reason(err)})
@@ -299,17 +322,29 @@ func (e *engine) permitted(ctx context.Context, set *settings, t *sealedToken, w
 	if err := e.permit(ctx, Access{Account: t.account, App: t.app, Scope: want, Grant: t.grant}); err != nil {
 		return err
 	}
+	if t.parents != "" {
+		if err := e.permittedParents(ctx, set, t, want); err != nil {
+			return err
+		}
+	}
 	if since := e.known(); since != set { // what was seen while Permit took its time
-		return since.gone(t.app, t.trigger, t.issued)
+		if err := since.gone(t.app, t.trigger, t.issued); err != nil {
+			return err
+		}
+		return since.goneParents(t)
 	}
 	return nil
 }
 
 func (t *sealedToken) delegation(left int64) *Delegation {
 	d := &Delegation{Account: t.account, App: t.app, Grant: t.grant, Trigger: t.trigger, Operation: Operation(t.operation), Event: t.event,
-		IssuedAt: micros(t.issued), NotAfter: micros(t.notAfter), Uses: int(t.uses), Left: int(left), granted: t.domain, actions: t.actions, key: t.key}
+		IssuedAt: micros(t.issued), NotAfter: micros(t.notAfter), Uses: int(t.uses), Left: int(left), granted: t.domain, actions: t.actions}
 	if t.uses == Unlimited {
 		d.Left = Unlimited
+	}
+	if !t.ordinary() {
+		links, _ := t.links()
+		d.more = &more{t.key, links}
 	}
 	return d
 }
@@ -356,9 +391,18 @@ func contains(list []string, word string) bool {
 // Inspect says what a token could do now, and spends nothing: Left is what is left, Granted what of the grant the
 // account and the app still may. It fails as Use does.
 func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error) {
+	return e.InspectFunc(ctx, token, func(*Delegation) error { return nil })
+}
+
+// InspectFunc is Inspect for callers that do not tell everybody everything: accept is shown, before the store is asked,
+// what is sealed in the token, whether it is still good or not. Its error is returned as it is.
+func (e *Engine) InspectFunc(ctx context.Context, token Secret, accept func(*Delegation) error) (*Delegation, error) {
 	var t sealedToken
 	if !e.keys.openToken(token.Reveal(), &t, nil) {
 		return nil, errSealed
+	}
+	if err := accept(t.delegation(0)); err != nil {
+		return nil, err
 	}
 	now := e.now()
 	if now.UnixMicro() >= t.notAfter {
@@ -369,7 +413,16 @@ func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error)
 		return nil, err
 	}
 	all, here, grant, id, _ := e.ids(&t, nil, now)
-	revoked, err := e.store.Get(ctx, kindRevocation, all, here, grant)
+	links, _ := t.links()
+	wanted := t.checks([]store.Op{
+		store.Check(kindRevocation, all, t.versions[0]),
+		store.Check(kindRevocation, here, t.versions[1]),
+		store.Check(kindRevocation, grant, 0)}, links)
+	asked := make([]string, len(wanted))
+	for i := range wanted {
+		asked[i] = wanted[i].Record.ID
+	}
+	revoked, err := e.store.Get(ctx, kindRevocation, asked...)
 	if err != nil {
 		return nil, err
 	}
@@ -377,20 +430,21 @@ func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error)
 	for _, r := range revoked {
 		versions[r.ID] = r.Version
 	}
-	if versions[all] != t.versions[0] || versions[here] != t.versions[1] || versions[grant] != 0 {
-		return nil, ErrRevoked
+	for i := range wanted {
+		if r := &wanted[i].Record; versions[r.ID] != r.Version {
+			return nil, ErrRevoked
+		}
 	}
-	found, err := e.store.Get(ctx, kindToken, id)
-	if err != nil {
+	left, ok, err := e.left(ctx, e.store, t.tokens(id, links))
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if len(found) == 0 {
+	case !ok:
 		return nil, fmt.Errorf("%w: no such token", ErrUnknown)
-	}
-	if found[0].Left <= 0 {
+	case left <= 0:
 		return nil, ErrUsedUp
 	}
-	d := t.delegation(found[0].Left)
+	d := t.delegation(left)
 	var may []string
 	for _, action := range strings.Fields(t.actions) {
 		s, err := scope.New(d.GrantedIn(), action)
