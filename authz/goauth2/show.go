@@ -14,7 +14,7 @@ import (
 	"github.com/behest-go/behest/authz"
 )
 
-// Show is middleware for behind authz's Require or RequireFunc: it lets go-oauth2 see the delegation that Require has
+// Show is middleware for behind Require or RequireFunc, of a server or of an [authz.Remote]: it lets go-oauth2 see the delegation that Require has
 // found. In the handler, ValidationBearerToken of a wrapped server then answers for this request's token, and for no
 // other, with the account as UserID, the app as ClientID, and as Scope what this request may do and nothing more. The
 // use was spent by Require; looking at it spends nothing.
@@ -59,13 +59,16 @@ func behests(secret string) bool {
 
 // LoadAccessToken implements oauth2.Manager.
 func (b *border) LoadAccessToken(ctx context.Context, access string) (oauth2.TokenInfo, error) {
-	if !behests(access) {
-		return b.Manager.LoadAccessToken(ctx, access)
-	}
 	s, ok := ctx.Value(shownKey{}).(*shown)
-	hash := sha256.Sum256([]byte(access))
-	if !ok || subtle.ConstantTimeCompare(hash[:], s.token[:]) != 1 {
+	if ok {
+		hash := sha256.Sum256([]byte(access))
+		ok = subtle.ConstantTimeCompare(hash[:], s.token[:]) == 1
+	}
+	switch {
+	case !ok && behests(access):
 		return nil, errors.ErrInvalidAccessToken
+	case !ok: // theirs; or a JWT of Behest's, which their store does not know
+		return b.Manager.LoadAccessToken(ctx, access)
 	}
 	ti := models.NewToken()
 	ti.SetClientID(s.d.App)

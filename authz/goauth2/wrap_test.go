@@ -330,6 +330,31 @@ func TestShow(t *testing.T) {
 	}
 }
 
+// A JWT, which a Remote takes for a stateless trigger, is shown like any delegation, and unknown to go-oauth2 otherwise.
+func TestShowJWT(t *testing.T) {
+	w := newTown(t, (*site).harden)
+	const jwt = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+	d := &authz.Delegation{Account: "zhang-san", App: "both", Scope: scope.MustParse("group:42/message.write")}
+	var ti oauth2.TokenInfo
+	var err error
+	handler := goauth2.Show(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { ti, err = w.ValidationBearerToken(r) }))
+	for _, delegated := range []bool{true, false} {
+		r := httptest.NewRequest(http.MethodPost, "/", nil)
+		r.Header.Set("Authorization", "Bearer "+jwt)
+		if delegated {
+			r = r.WithContext(authz.NewContext(r.Context(), d))
+		}
+		handler.ServeHTTP(httptest.NewRecorder(), r)
+		if delegated {
+			require.NoError(t, err)
+			require.Equal(t, "zhang-san", ti.GetUserID())
+			require.Equal(t, "group:42/message.write", ti.GetScope())
+		} else {
+			require.Equal(t, oautherrors.ErrInvalidAccessToken, err)
+		}
+	}
+}
+
 // Harden and Wrap can be called in either order, and Wrap more than once.
 func TestOrder(t *testing.T) {
 	w := newTown(t)
