@@ -39,7 +39,7 @@ var arrows = map[string]arrow{
 			goOAuth2, goOAuth2 + "/errors", goOAuth2 + "/models", goOAuth2 + "/server"},
 		tests: []string{"authz/app", "authz/authztest", "store/storetest", "internal/stores",
 			"store/sqlstore", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite",
-			goOAuth2 + "/manage", goOAuth2 + "/store", goOAuth2 + "/generates",
+			goOAuth2 + "/manage", goOAuth2 + "/store", goOAuth2 + "/generates", "github.com/go-jose/go-jose/v4/...",
 			"golang.org/x/oauth2/..."},
 	},
 	"authz/goauth2": {
