@@ -61,7 +61,7 @@
 //	            A.<grant>-derived      Left is how many more may be derived of what was redeemed
 //	once        A.<grant, key>         JSON: a hash of the call that happens once, and its answer in the clear
 //	proof       A.<key, ID of proof>   a proof of the key that a token is bound to: taken once
-//	ledger      A.<time><random>       JSON, with the account as Owner and the App
+//	ledger      A.<time><random>       JSON, with the account as Owner, the App, and its time as NotAfter
 //	push, poll, redirect   A.<grant>   the outbox: the code, sealed; Due is when to deliver it
 //	config      config.head, config.c<number>, config.s<number>-<part>   sealed: the changes and their snapshot
 //

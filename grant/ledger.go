@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/behest-go/behest/store"
 )
@@ -34,9 +33,9 @@ type Entry struct {
 	Left int
 }
 
+// entryData is what of an entry has no column of its own: its time is NotAfter.
 type entryData struct {
 	What   string `json:"what"`
-	At     int64  `json:"at"`
 	Grant  string `json:"grant,omitempty"`
 	Scope  string `json:"scope,omitempty"`
 	Reason string `json:"reason,omitempty"`
@@ -64,25 +63,26 @@ func (e *engine) appendLedgerID(b []byte, aggregate string, at time.Time) []byte
 	return appendBase32(b, e.entries.Add(1)<<40|rand.Uint64()>>24)
 }
 
-// appendEntry is on the way of every use, so the JSON is made by hand.
+// appendEntry is on the way of every use, so the JSON is made by hand. No value needs an escape: all are words of ours,
+// IDs of apps and grants, and scopes, which are printable ASCII with neither quotes nor backslashes.
 func appendEntry(b []byte, entry *Entry) []byte {
-	b = append(b, `{"what":`...)
-	b = appendJSON(b, entry.What)
-	b = append(b, `,"at":`...)
-	b = strconv.AppendInt(b, entry.At.UnixMicro(), 10)
-	for _, f := range [...]struct{ name, value string }{{`,"grant":`, entry.Grant}, {`,"scope":`, entry.Scope}, {`,"reason":`, entry.Reason}} {
-		if f.value != "" {
-			b = append(b, f.name...)
-			b = appendJSON(b, f.value)
-		}
+	b = append(append(b, `{"what":"`...), entry.What...)
+	if entry.Grant != "" {
+		b = append(append(b, `","grant":"`...), entry.Grant...)
 	}
-	if entry.Count > 1 {
-		b = append(b, `,"count":`...)
-		b = strconv.AppendInt(b, int64(entry.Count), 10)
+	if entry.Scope != "" {
+		b = append(append(b, `","scope":"`...), entry.Scope...)
+	}
+	if entry.Reason != "" {
+		b = append(append(b, `","reason":"`...), entry.Reason...)
 	}
 	if entry.Parent != "" {
-		b = appendJSON(append(b, `,"by":`...), entry.By)
-		b = appendJSON(append(b, `,"parent":`...), entry.Parent)
+		b = append(append(b, `","by":"`...), entry.By...)
+		b = append(append(b, `","parent":"`...), entry.Parent...)
+	}
+	b = append(b, '"')
+	if entry.Count > 1 {
+		b = strconv.AppendInt(append(b, `,"count":`...), int64(entry.Count), 10)
 	}
 	return append(b, '}')
 }
@@ -91,39 +91,12 @@ const base32hex = "0123456789abcdefghijklmnopqrstuv"
 
 // appendBase32 writes 13 characters that sort as the number does.
 func appendBase32(b []byte, v uint64) []byte {
-	for shift := 60; shift >= 0; shift -= 5 {
-		b = append(b, base32hex[v>>shift&31])
+	var text [13]byte
+	for i := range text {
+		text[len(text)-1-i] = base32hex[v&31]
+		v >>= 5
 	}
-	return b
-}
-
-// appendJSON quotes s, which need not be UTF-8, for JSON.
-func appendJSON(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	plain := 0 // nearly always all of it
-	for plain < len(s) && ' ' <= s[plain] && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
-		plain++
-	}
-	b = append(b, s[:plain]...)
-	for i := plain; i < len(s); {
-		c := s[i]
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c == 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		case c < utf8.RuneSelf:
-			b = append(b, c)
-		default:
-			r, n := utf8.DecodeRuneInString(s[i:])
-			b = utf8.AppendRune(b, r) // U+FFFD for what is no UTF-8
-			i += n
-			continue
-		}
-		i++
-	}
-	return append(b, '"')
+	return append(b, text[:]...)
 }
 
 // Ledger returns entries of an account, newest first, at most limit (1 to 1000; 0 means 100). Pass the ID of the last
@@ -147,7 +120,7 @@ func (e *Engine) Ledger(ctx context.Context, account, before string, limit int) 
 		if err := json.Unmarshal(r.Data, &d); err != nil {
 			return nil, fmt.Errorf("grant: record %s %s: %w", r.Kind, r.ID, err)
 		}
-		out[i] = Entry{ID: strings.TrimPrefix(r.ID, prefix), At: micros(d.At), What: d.What, Account: r.Owner, App: r.App,
+		out[i] = Entry{ID: strings.TrimPrefix(r.ID, prefix), At: r.NotAfter, What: d.What, Account: r.Owner, App: r.App,
 			Grant: d.Grant, Scope: d.Scope, Reason: d.Reason, Count: max(d.Count, 1),
 			By: d.By, Parent: d.Parent}
 	}
