@@ -33,21 +33,35 @@ type settings struct {
 	config    Config // only its Apps and Triggers
 	apps      map[string]*registered
 	idle      []string        // suspended apps
-	suspended map[string]bool // triggers, also those that were removed; or false
+	suspended map[string]bool // triggers, also those that were removed
 	triggers  index           // those that fire: neither they nor their apps are suspended
 }
 
 // A registered app is an App with what has become of it.
 type registered struct {
 	App
-	since int64 // microseconds: what was granted until then, under a registration that was removed, is over; zero: there was none
+	costs []int64 // of its Actions, in their order
+	since int64   // microseconds: what was granted until then, under a registration that was removed, is over; zero: there was none
 }
 
 func (a *registered) before(issued int64) bool { return a.since != 0 && issued <= a.since }
 
+// cost is what the action costs a token; false: the app is not registered for it.
+func (a *registered) cost(action string) (int64, bool) {
+	for i, s := range a.Actions {
+		if s == action {
+			return a.costs[i], true
+		}
+	}
+	return 0, false
+}
+
 // gone is the error for what an app may do no longer, whatever it was granted; nil if it may.
 func (s *settings) gone(app, trigger string, issued int64) error {
-	a := s.apps[app]
+	return s.goneApp(s.apps[app], app, trigger, issued)
+}
+
+func (s *settings) goneApp(a *registered, app, trigger string, issued int64) error {
 	switch {
 	case a == nil:
 		return fmt.Errorf("%w: the app %s is no longer registered", ErrRevoked, app)
@@ -249,7 +263,7 @@ func (e *engine) lay(o *overlay) ([]registered, []Trigger) {
 		if suspended, said := o.SuspendedApps[a.ID]; said {
 			a.Suspended = suspended
 		}
-		apps = append(apps, registered{a, since})
+		apps = append(apps, registered{App: a, since: since})
 	}
 	for _, a := range e.baseApps {
 		over, ok := o.Apps[a.ID]
@@ -294,7 +308,12 @@ func (e *engine) lay(o *overlay) ([]registered, []Trigger) {
 // build checks all of it and reports every fault at once; each wraps ErrInvalid.
 func (e *engine) build(o *overlay) (*settings, error) {
 	apps, triggers := e.lay(o)
-	s := &settings{apps: make(map[string]*registered, len(apps)), suspended: cloned(o.SuspendedTriggers)}
+	s := &settings{apps: make(map[string]*registered, len(apps)), suspended: map[string]bool{}}
+	for id, suspended := range o.SuspendedTriggers {
+		if suspended {
+			s.suspended[id] = true
+		}
+	}
 	s.config.Triggers = triggers
 	var faults []error
 	for i := range apps {
@@ -309,6 +328,10 @@ func (e *engine) build(o *overlay) (*settings, error) {
 		if s.apps[a.ID] != nil {
 			faults = append(faults, invalid("app %.80q is there twice", a.ID))
 		}
+		for _, action := range a.Actions {
+			cost, _ := e.catalog.Cost(action)
+			a.costs = append(a.costs, int64(cost))
+		}
 		s.apps[a.ID] = a
 	}
 	ready, ids := make([]*trigger, 0, len(triggers)), make(map[string]bool, len(triggers))
@@ -321,7 +344,9 @@ func (e *engine) build(o *overlay) (*settings, error) {
 			faults = append(faults, invalid("trigger %.80q is there twice: give them IDs", p.ID))
 		}
 		ids[p.ID] = true
-		s.suspended[p.ID] = p.Suspended
+		if delete(s.suspended, p.ID); p.Suspended {
+			s.suspended[p.ID] = true
+		}
 		if a := s.apps[p.App]; a != nil && !a.Suspended && !p.Suspended {
 			ready = append(ready, p)
 		}

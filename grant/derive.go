@@ -409,7 +409,7 @@ func (e *Engine) mayDerive(ctx context.Context, set *settings, c, t *sealedToken
 		if err != nil {
 			return nil, err
 		}
-		switch err := e.permitted(ctx, set, c, s); {
+		switch _, err := e.permitted(ctx, set, c, s); {
 		case err == nil:
 			may = append(may, action)
 		case named || !errors.Is(err, ErrDenied):

@@ -168,10 +168,7 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 	if err != nil {
 		return 0, err
 	}
-	if err := e.permitted(ctx, set, t, want); err != nil {
-		return 0, err
-	}
-	cost, err := e.cost(want)
+	cost, err := e.permitted(ctx, set, t, want)
 	if err != nil {
 		return 0, err
 	}
@@ -256,7 +253,7 @@ func (p *pending) check(ctx context.Context, now time.Time, want scope.Scope) er
 	if err != nil {
 		return err
 	}
-	if err := p.engine.permitted(ctx, set, &p.token, want); err != nil || p.once == nil {
+	if _, err := p.engine.permitted(ctx, set, &p.token, want); err != nil || p.once == nil {
 		return err
 	}
 	st := p.engine.store

@@ -241,10 +241,7 @@ func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.
 	if err != nil {
 		return nil, err
 	}
-	if err := e.permitted(ctx, set, t, want); err != nil {
-		return nil, err
-	}
-	cost, err := e.cost(want)
+	cost, err := e.permitted(ctx, set, t, want)
 	if err != nil {
 		return nil, err
 	}
@@ -286,14 +283,6 @@ func (t *sealedToken) allows(now time.Time, want scope.Scope) error {
 	return nil
 }
 
-func (e *engine) cost(want scope.Scope) (int64, error) {
-	cost, ok := e.catalog.Cost(want.Action())
-	if !ok {
-		return 0, fmt.Errorf("%w: the catalog has no action %s", scope.ErrWrongAction, want.Action())
-	}
-	return int64(cost), nil
-}
-
 // refused is the error for what the store says of the operations of a use, the first three of which ask for
 // revocations.
 func refused(out store.Outcome, want scope.Scope, cost int64) error {
@@ -311,29 +300,31 @@ func refused(out store.Outcome, want scope.Scope, cost int64) error {
 	return fmt.Errorf("%w: no such token", ErrUnknown)
 }
 
-// permitted asks everything that may have changed since the grant was made.
-func (e *engine) permitted(ctx context.Context, set *settings, t *sealedToken, want scope.Scope) error {
-	if err := set.gone(t.app, t.trigger, t.issued); err != nil {
-		return err
+// permitted asks everything that may have changed since the grant was made, and says what the use costs.
+func (e *engine) permitted(ctx context.Context, set *settings, t *sealedToken, want scope.Scope) (cost int64, err error) {
+	app := set.apps[t.app]
+	if err := set.goneApp(app, t.app, t.trigger, t.issued); err != nil {
+		return 0, err
 	}
-	if !contains(set.apps[t.app].Actions, want.Action()) {
-		return fmt.Errorf("%w: the app %s is no longer registered for %s", ErrDenied, t.app, want.Action())
+	cost, ok := app.cost(want.Action())
+	if !ok {
+		return 0, fmt.Errorf("%w: the app %s is no longer registered for %s", ErrDenied, t.app, want.Action())
 	}
 	if err := e.permit(ctx, Access{Account: t.account, App: t.app, Scope: want, Grant: t.grant}); err != nil {
-		return err
+		return 0, err
 	}
 	if t.parents != "" {
 		if err := e.permittedParents(ctx, set, t, want); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if since := e.known(); since != set { // what was seen while Permit took its time
 		if err := since.gone(t.app, t.trigger, t.issued); err != nil {
-			return err
+			return 0, err
 		}
-		return since.goneParents(t)
+		return cost, since.goneParents(t)
 	}
-	return nil
+	return cost, nil
 }
 
 func (t *sealedToken) delegation(left int64) *Delegation {
@@ -451,7 +442,7 @@ func (e *Engine) InspectFunc(ctx context.Context, token Secret, accept func(*Del
 		if err != nil {
 			return nil, err
 		}
-		err = e.permitted(ctx, set, &t, s)
+		_, err = e.permitted(ctx, set, &t, s)
 		switch {
 		case err == nil:
 			may = append(may, action)
