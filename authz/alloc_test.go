@@ -19,7 +19,7 @@ func TestAllocations(t *testing.T) {
 
 	h, request, handled := requiring(t, same)
 	w, r := &discard{header: http.Header{}}, request()
-	require.LessOrEqual(t, allocations(func() { h.ServeHTTP(w, r) }), 8.0, "Require, with the use and its ledger entry")
+	require.LessOrEqual(t, allocations(func() { h.ServeHTTP(w, r) }), 7.0, "Require, with the use and its ledger entry")
 	require.Equal(t, 2001, *handled)
 
 	h, request, _ = requiring(t, forged)

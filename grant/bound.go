@@ -49,7 +49,7 @@ func (e *Engine) PrepareBound(ctx context.Context, token string, prove func(key 
 func (e *Engine) proved(token string, prove func(string) (string, time.Time, error), resolve func() (scope.Scope, error)) (*pending, scope.Scope, error) {
 	p := &pending{engine: e}
 	t := &p.token
-	if !e.keys.openToken(token, t, nil) {
+	if !e.keys.openToken(token, t) {
 		return nil, scope.Scope{}, errSealed
 	}
 	id, until, err := prove(t.key)

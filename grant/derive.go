@@ -43,14 +43,14 @@ func appendLink(b []byte, l *link) []byte {
 // cutLink takes one link from the front.
 func cutLink(s string) (l link, rest string, ok bool) {
 	for _, to := range [...]*string{&l.token, &l.grant, &l.here} {
-		if *to, s, ok = cutString(s); !ok {
+		if *to, s, ok = cutText(s); !ok {
 			return l, "", false
 		}
 	}
 	if l.app, ok = appOf(l.grant); !ok {
 		return l, "", false
 	}
-	version, n := uvarintString(s)
+	version, n := uvarint(s)
 	if n <= 0 {
 		return l, "", false
 	}
@@ -178,7 +178,7 @@ func (e *Engine) Derive(ctx context.Context, app string, token Secret, want Gran
 // token which is bound to a key has that key (see [Delegation.Key]) is for accept to see to.
 func (e *Engine) DeriveFunc(ctx context.Context, app string, token Secret, want Grant, accept func(parent *Delegation, child *Grant) error) (*Grant, Secret, error) {
 	var t sealedToken
-	if !e.keys.openToken(token.Reveal(), &t, nil) {
+	if !e.keys.openToken(token.Reveal(), &t) {
 		return nil, Secret{}, errSealed
 	}
 	now := e.now()
@@ -227,16 +227,16 @@ func (e *Engine) derive(ctx context.Context, now time.Time, app string, t *seale
 	if err != nil {
 		return nil, Secret{}, err
 	}
-	all, here, grant, id, _ := e.ids(t, nil, now)
+	ids := t.ids()
 	links, _ := t.links()
-	left, ok, err := e.left(ctx, e.store, t.tokens(id, links))
+	left, ok, err := e.left(ctx, e.store, t.tokens(ids.token, links))
 	if err == nil {
 		err = c.count(t, left, ok, want.Uses)
 	}
 	if err != nil {
 		return nil, Secret{}, err
 	}
-	cause, _, err := e.getGrant(ctx, grant)
+	cause, _, err := e.getGrant(ctx, ids.grant)
 	if err != nil {
 		return nil, Secret{}, err
 	}
@@ -289,9 +289,9 @@ func (e *Engine) derive(ctx context.Context, now time.Time, app string, t *seale
 			return nil, Secret{}, err
 		}
 		ops := t.checks(append(make([]store.Op, 0, store.MaxBatch),
-			store.Check(kindRevocation, all, t.versions[0]),
-			store.Check(kindRevocation, here, t.versions[1]),
-			store.Check(kindRevocation, grant, 0)), links)
+			store.Check(kindRevocation, ids.all, t.versions[0]),
+			store.Check(kindRevocation, ids.here, t.versions[1]),
+			store.Check(kindRevocation, ids.grant, 0)), links)
 		if !known {
 			ops = append(ops, store.Check(kindRevocation, childHere, c.versions[1]))
 		}

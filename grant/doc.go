@@ -35,7 +35,7 @@
 //
 //	bhsc_  1 | secret (32) | grant ID, account (each with its length)
 //	bhst_  1 | secret (32) | issued, not after (microseconds, 8 each) | two revocation versions, uses (varints) |
-//	       aggregate, grant ID, revocation ID, account, app, domain, actions, trigger, operation, event ID (each with its length);
+//	       aggregate, grant ID, revocation ID, account, domain, actions, trigger, operation, event ID (each with its length);
 //	       or 2 | all that | how many may be derived, one of the other (varint) | thumbprint of the key, delegates, what it
 //	       is derived from (each with its length): the nearest first, each of token hash, grant ID, revocation ID
 //	       (each with its length), revocation version (varint)

@@ -46,22 +46,22 @@ type entryData struct {
 
 // ledgerOp writes the entry.
 func (e *engine) ledgerOp(aggregate string, entry *Entry) store.Op {
-	id := string(e.appendLedgerID(nil, aggregate, entry.At))
-	entry.ID = id[len(aggregate)+1:]
-	return entry.put(id, appendEntry(nil, entry))
+	entry.ID = e.entryID(entry.At)
+	return entry.put(aggregate+"."+entry.ID, appendEntry(nil, entry))
 }
 
 func (entry *Entry) put(id string, data []byte) store.Op {
 	return store.Put(store.Record{Kind: kindLedger, ID: id, Owner: entry.Account, App: entry.App, NotAfter: entry.At, Data: data})
 }
 
-// appendLedgerID orders the entries of one account by time, then by what came first on this node, and tells apart
+// appendEntryID orders the entries of one account by time, then by what came first on this node, and tells apart
 // those of other nodes.
-func (e *engine) appendLedgerID(b []byte, aggregate string, at time.Time) []byte {
-	b = append(append(b, aggregate...), '.')
+func (e *engine) appendEntryID(b []byte, at time.Time) []byte {
 	b = appendBase32(b, uint64(at.UnixMicro()))
 	return appendBase32(b, e.entries.Add(1)<<40|rand.Uint64()>>24)
 }
+
+func (e *engine) entryID(at time.Time) string { return string(e.appendEntryID(nil, at)) }
 
 // appendEntry is on the way of every use, so the JSON is made by hand. No value needs an escape: all are words of ours,
 // IDs of apps and grants, and scopes, which are printable ASCII with neither quotes nor backslashes.

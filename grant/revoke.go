@@ -95,7 +95,7 @@ func errRefused(out store.Outcome) error {
 func (e *Engine) RevokeToken(ctx context.Context, app string, credential Secret) error {
 	var t sealedToken
 	account, grant := "", ""
-	if e.keys.openToken(credential.Reveal(), &t, nil) {
+	if e.keys.openToken(credential.Reveal(), &t) {
 		account, grant = t.account, t.grant
 	} else if c, ok := e.keys.openCode(credential.Reveal()); ok {
 		account, grant = c.account, c.grant

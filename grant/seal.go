@@ -198,7 +198,7 @@ func (k *keys) openCode(code string) (c sealedCode, ok bool) {
 	}
 	rest := string(plain[1+copy(c.secret[:], plain[1:]):])
 	for _, s := range [...]*string{&c.grant, &c.account} {
-		if *s, rest, ok = cutString(rest); !ok {
+		if *s, rest, ok = cutText(rest); !ok {
 			return sealedCode{}, false
 		}
 	}
@@ -236,8 +236,9 @@ const tokenFormat, tokenFormatMore = 1, 2
 // ordinary reports whether a use needs no more than the token's own records.
 func (t *sealedToken) ordinary() bool { return t.key == "" && t.parents == "" }
 
-func (t *sealedToken) strings() [10]*string {
-	return [...]*string{&t.aggregate, &t.grant, &t.here, &t.account, &t.app, &t.domain, &t.actions, &t.trigger, &t.operation, &t.event}
+// texts are the strings that all tokens have, after the names of records. The app is in the grant's ID.
+func (t *sealedToken) texts() [6]*string {
+	return [...]*string{&t.account, &t.domain, &t.actions, &t.trigger, &t.operation, &t.event}
 }
 
 func (t *sealedToken) more() [3]*string { return [...]*string{&t.key, &t.delegates, &t.parents} }
@@ -253,7 +254,10 @@ func (k *keys) sealToken(t *sealedToken) string {
 	b = binary.AppendUvarint(b, t.versions[0])
 	b = binary.AppendUvarint(b, t.versions[1])
 	b = binary.AppendVarint(b, t.uses)
-	for _, s := range t.strings() {
+	for _, s := range [...]string{t.aggregate, t.grant, t.here} {
+		b = appendString(b, s)
+	}
+	for _, s := range t.texts() {
 		b = appendString(b, *s)
 	}
 	if b[0] == tokenFormatMore {
@@ -265,13 +269,20 @@ func (k *keys) sealToken(t *sealedToken) string {
 	return seal(k.token, tokenPrefix, b)
 }
 
-// openToken decodes into buf, if the token fits there.
-func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
+// An openedToken is what a seal held, as far as it is no text yet: that is still where it was decoded.
+type openedToken struct {
+	format                 byte
+	aggregate, grant, here []byte
+	texts                  []byte // all the others, each with its length
+}
+
+// openHead takes from a token what is no text. It decodes into buf, if the token fits there.
+func (k *keys) openHead(token string, t *sealedToken, buf []byte) (o openedToken, ok bool) {
 	b, ok := unseal(k.token, tokenPrefix, token, buf)
 	if !ok || len(b) < 1+32+16 || b[0] != tokenFormat && b[0] != tokenFormatMore {
-		return false
+		return o, false
 	}
-	format := b[0]
+	o.format = b[0]
 	copy(t.secret[:], b[1:33])
 	t.issued = int64(binary.BigEndian.Uint64(b[33:]))
 	t.notAfter = int64(binary.BigEndian.Uint64(b[41:]))
@@ -279,50 +290,84 @@ func (k *keys) openToken(token string, t *sealedToken, buf []byte) bool {
 	for i := range t.versions {
 		v, n := binary.Uvarint(b)
 		if n <= 0 {
-			return false
+			return o, false
 		}
 		t.versions[i], b = v, b[n:]
 	}
 	uses, n := binary.Varint(b)
 	if n <= 0 {
+		return o, false
+	}
+	t.uses, b = uses, b[n:]
+	for _, s := range [...]*[]byte{&o.aggregate, &o.grant, &o.here} {
+		if *s, b, ok = cutText(b); !ok {
+			return o, false
+		}
+	}
+	o.texts = b
+	return o, true
+}
+
+// setNames sets the names that lie in the IDs of records, and the app, which lies in that of the grant.
+func (t *sealedToken) setNames(aggregate, grant, here string) bool {
+	if len(grant) <= name16Len {
 		return false
 	}
-	t.uses = uses
-	rest := string(b[n:]) // the one allocation: the fields are parts of it
-	for _, s := range t.strings() {
-		var ok bool
-		if *s, rest, ok = cutString(rest); !ok {
+	t.aggregate, t.grant, t.here = aggregate, grant, here
+	t.app = strings.ReplaceAll(grant[name16Len+1:], "~", ".")
+	return true
+}
+
+// setTexts sets all the others: the strings become parts of text.
+func (t *sealedToken) setTexts(format byte, text string) (ok bool) {
+	for _, s := range t.texts() {
+		if *s, text, ok = cutText(text); !ok {
 			return false
 		}
 	}
 	t.deeper, t.key, t.delegates, t.parents = deriveDepth, "", "", ""
 	if format == tokenFormat {
-		return rest == ""
+		return text == ""
 	}
-	deeper, n := uvarintString(rest)
+	deeper, n := uvarint(text)
 	if n <= 0 || deeper > maxDeriveDepth {
 		return false
 	}
-	t.deeper, rest = int(deeper), rest[n:]
+	t.deeper, text = int(deeper), text[n:]
 	for _, s := range t.more() {
-		if *s, rest, ok = cutString(rest); !ok {
+		if *s, text, ok = cutText(text); !ok {
 			return false
 		}
 	}
 	_, ok = t.links()
-	return ok && rest == ""
+	return ok && text == ""
 }
 
-// cutString takes one string, with its length before it, from the front.
-func cutString(s string) (first, rest string, ok bool) {
-	size, n := uvarintString(s)
-	if n <= 0 || uint64(len(s)-n) < size {
-		return "", "", false
+// openToken opens all of a token.
+func (k *keys) openToken(token string, t *sealedToken) bool {
+	o, ok := k.openHead(token, t, nil)
+	return ok && t.setAll(&o)
+}
+
+func (t *sealedToken) setAll(o *openedToken) bool {
+	return t.setNames(string(o.aggregate), string(o.grant), string(o.here)) && t.setTexts(o.format, string(o.texts))
+}
+
+// cutText takes one text, with its length before it, from the front.
+func cutText[T string | []byte](s T) (first, rest T, ok bool) {
+	size, n := uint64(0), 1
+	if len(s) > 0 && s[0] < 0x80 { // nearly always
+		size = uint64(s[0])
+	} else {
+		size, n = uvarint(s)
+	}
+	if n <= 0 || len(s) < n || uint64(len(s)-n) < size {
+		return first, rest, false
 	}
 	return s[n : n+int(size)], s[n+int(size):], true
 }
 
-func uvarintString(s string) (uint64, int) {
+func uvarint[T string | []byte](s T) (uint64, int) {
 	var v uint64
 	for i := 0; i < len(s) && i < binary.MaxVarintLen64; i++ {
 		v |= uint64(s[i]&0x7f) << (7 * i)

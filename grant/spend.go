@@ -25,7 +25,7 @@ func (e *Engine) Prepare(ctx context.Context, token string, want scope.Scope) (*
 func (e *Engine) PrepareFunc(ctx context.Context, token string, resolve func() (scope.Scope, error)) (*Delegation, error) {
 	p := &pending{engine: e}
 	t := &p.token
-	if !e.keys.openToken(token, t, nil) {
+	if !e.keys.openToken(token, t) {
 		return nil, errSealed
 	}
 	if t.key != "" {
@@ -44,7 +44,7 @@ func (p *pending) prepare(ctx context.Context, want scope.Scope) (*Delegation, e
 	if err := t.allows(now, want); err != nil {
 		return nil, p.refuse(ctx, now, want, err)
 	}
-	p.all, p.here, p.grant, p.id, _ = e.ids(t, nil, now)
+	p.ids = t.ids()
 	p.links, _ = t.links()
 	t.secret = [32]byte{} // a Delegation holds no secret (P6)
 	d := t.delegation(0)
@@ -57,9 +57,8 @@ type pending struct {
 	mu     sync.Mutex // held by each call
 	engine *Engine
 	token  sealedToken // without its secret
-	// The IDs of the records that decide.
-	all, here, grant, id string
-	links                []link // likewise, of a derived token
+	ids    recordIDs   // of the records that decide
+	links  []link      // likewise, of a derived token
 	// entry is the ledger's, and ledger its ID: the same one however often Spend is tried, so that of all tries at
 	// most one is ever committed.
 	entry  Entry
@@ -121,8 +120,8 @@ func (d *Delegation) Spend(ctx context.Context, st store.Store) error {
 	if p.ledger == "" {
 		t := &p.token
 		p.entry = Entry{At: now, What: "used", Account: t.account, App: t.app, Grant: t.grant, Scope: d.Scope.String()}
-		p.ledger = string(e.appendLedgerID(nil, t.aggregate, now))
-		p.entry.ID = p.ledger[len(t.aggregate)+1:]
+		p.entry.ID = e.entryID(now)
+		p.ledger = t.aggregate + "." + p.entry.ID
 	}
 	again := p.spent.Load()
 	own := st == nil
@@ -137,7 +136,7 @@ func (d *Delegation) Spend(ctx context.Context, st store.Store) error {
 	case errors.Is(err, errWritten) && again:
 		return invalid("the use is spent: Spend is for one time")
 	case errors.Is(err, errWritten): // by a try whose answer was lost
-		if left, _, err = e.left(ctx, st, p.token.tokens(p.id, p.links)); err != nil {
+		if left, _, err = e.left(ctx, st, p.token.tokens(p.ids.token, p.links)); err != nil {
 			return err
 		}
 	case err != nil:
@@ -184,7 +183,7 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 	if p.proof != nil {
 		ops = append(ops, store.Put(*p.proof))
 	}
-	for _, id := range t.tokens(p.id, p.links) {
+	for _, id := range t.tokens(p.ids.token, p.links) {
 		ops = append(ops, store.Spend(kindToken, id, cost, nil))
 	}
 	out, err := st.Apply(ctx, now, ops)
@@ -214,9 +213,9 @@ func (p *pending) spend(ctx context.Context, st store.Store, now time.Time, want
 // revocations ask whether the grant, the app or all was revoked.
 func (p *pending) revocations() []store.Op {
 	return p.token.checks(append(make([]store.Op, 0, 7+3*len(p.links)),
-		store.Check(kindRevocation, p.all, p.token.versions[0]),
-		store.Check(kindRevocation, p.here, p.token.versions[1]),
-		store.Check(kindRevocation, p.grant, 0)), p.links)
+		store.Check(kindRevocation, p.ids.all, p.token.versions[0]),
+		store.Check(kindRevocation, p.ids.here, p.token.versions[1]),
+		store.Check(kindRevocation, p.ids.grant, 0)), p.links)
 }
 
 // refuse puts a refusal on record.
@@ -289,7 +288,7 @@ func (d *Delegation) SpendOnce(ctx context.Context, key string, request [32]byte
 		return false, err
 	}
 	defer p.mu.Unlock()
-	left, there, err := p.engine.left(ctx, p.engine.store, p.token.tokens(p.id, p.links))
+	left, there, err := p.engine.left(ctx, p.engine.store, p.token.tokens(p.ids.token, p.links))
 	if err != nil {
 		return false, err
 	}
@@ -323,7 +322,7 @@ func (d *Delegation) Once(key string, request [32]byte) error {
 	}
 	h := sha256.New()
 	h.Write(request[:])
-	h.Write([]byte(p.id))
+	h.Write([]byte(p.ids.token))
 	p.once = &once{id: p.token.aggregate + "." + name16(p.engine.keys.aggregate, kindOnce, p.token.grant, key), request: b64.EncodeToString(h.Sum(nil))}
 	return nil
 }

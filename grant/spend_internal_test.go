@@ -25,7 +25,7 @@ func TestPrepareKeepsNoSecret(t *testing.T) {
 	_, token, err := e.Redeem(t.Context(), "bookbot", grants[0].Code)
 	require.NoError(t, err)
 	var opened sealedToken
-	require.True(t, e.keys.openToken(token.Reveal(), &opened, nil))
+	require.True(t, e.keys.openToken(token.Reveal(), &opened))
 	require.NotZero(t, opened.secret)
 	d, err := e.Prepare(t.Context(), token.Reveal(), scope.MustParse("group:42/message.write"))
 	require.NoError(t, err)

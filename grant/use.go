@@ -181,11 +181,8 @@ func (d *Delegation) GrantedIn() scope.Domain {
 func (e *Engine) Use(ctx context.Context, token string, want scope.Scope) (*Delegation, error) {
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	if !e.keys.openToken(token, &s.token, s.plain[:]) {
-		return nil, errSealed
-	}
-	if s.token.key != "" {
-		return nil, e.keyless(ctx, &s.token)
+	if err := e.open(ctx, s, token); err != nil {
+		return nil, err
 	}
 	return e.useOpened(ctx, s, want)
 }
@@ -196,11 +193,8 @@ func (e *Engine) Use(ctx context.Context, token string, want scope.Scope) (*Dele
 func (e *Engine) UseFunc(ctx context.Context, token string, resolve func() (scope.Scope, error)) (*Delegation, error) {
 	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
-	if !e.keys.openToken(token, &s.token, s.plain[:]) {
-		return nil, errSealed
-	}
-	if s.token.key != "" {
-		return nil, e.keyless(ctx, &s.token)
+	if err := e.open(ctx, s, token); err != nil {
+		return nil, err
 	}
 	want, err := resolve()
 	if err != nil {
@@ -212,18 +206,42 @@ func (e *Engine) UseFunc(ctx context.Context, token string, resolve func() (scop
 // A scratch is the memory of one use, taken again by the next: nothing of it is kept, neither by a store (its
 // contract) nor in a Delegation.
 type scratch struct {
-	token sealedToken
-	plain [1024]byte
-	text  [1024]byte
-	ops   [5]store.Op
+	token  sealedToken
+	opened openedToken
+	ids    recordIDs
+	plain  [1024]byte
+	text   [1024]byte
+	ops    [5]store.Op
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
+// open opens the token of a use, which must be bound to no key. The text of an ordinary one waits for name.
+func (e *Engine) open(ctx context.Context, s *scratch, token string) (err error) {
+	t, ok := &s.token, false
+	if s.opened, ok = e.keys.openHead(token, t, s.plain[:]); !ok {
+		return errSealed
+	}
+	if s.opened.format == tokenFormat {
+		return nil
+	}
+	if !t.setAll(&s.opened) {
+		return errSealed
+	}
+	if t.key != "" {
+		return e.keyless(ctx, t)
+	}
+	return nil
+}
+
 func (e *Engine) useOpened(ctx context.Context, s *scratch, want scope.Scope) (*Delegation, error) {
-	t, now := &s.token, e.now()
-	if t.parents != "" {
+	t := &s.token
+	if s.opened.format != tokenFormat && t.parents != "" {
 		return (&pending{engine: e, token: *t}).use(ctx, want)
+	}
+	now := e.now()
+	if !e.name(s, now) {
+		return nil, errSealed
 	}
 	d, err := e.use(ctx, s, now, want)
 	if Reason(err) != "" {
@@ -246,13 +264,12 @@ func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.
 		return nil, err
 	}
 	entry := Entry{At: now, What: "used", Account: t.account, App: t.app, Grant: t.grant, Scope: want.String()}
-	all, here, grant, token, ledger := e.ids(t, s.text[:0], now)
-	entry.ID = ledger[len(t.aggregate)+1:]
-	s.ops[0] = store.Check(kindRevocation, all, t.versions[0])
-	s.ops[1] = store.Check(kindRevocation, here, t.versions[1])
-	s.ops[2] = store.Check(kindRevocation, grant, 0)
-	s.ops[3] = store.Spend(kindToken, token, cost, nil)
-	s.ops[4] = entry.put(ledger, appendEntry(s.text[:0], &entry))
+	entry.ID = s.ids.entry[len(t.aggregate)+1:]
+	s.ops[0] = store.Check(kindRevocation, s.ids.all, t.versions[0])
+	s.ops[1] = store.Check(kindRevocation, s.ids.here, t.versions[1])
+	s.ops[2] = store.Check(kindRevocation, s.ids.grant, 0)
+	s.ops[3] = store.Spend(kindToken, s.ids.token, cost, nil)
+	s.ops[4] = entry.put(s.ids.entry, appendEntry(s.text[:0], &entry))
 	out, err := e.store.Apply(ctx, now, s.ops[:])
 	if err == nil {
 		err = refused(out, want, cost)
@@ -340,19 +357,34 @@ func (t *sealedToken) delegation(left int64) *Delegation {
 	return d
 }
 
-// ids are those of the records that decide about the token, and of the ledger entry: parts of one string, made at
-// once with the help of b.
-func (e *engine) ids(t *sealedToken, b []byte, now time.Time) (all, here, grant, token, ledger string) {
-	var ends [4]int
-	for i, s := range [...]string{hereAll, t.here, t.grant} {
-		b = append(append(append(b, t.aggregate...), '.'), s...)
-		ends[i] = len(b)
-	}
+// recordIDs are those of the records that decide about a token, and of the ledger's entry of a use.
+type recordIDs struct{ all, here, grant, token, entry string }
+
+// ids are those of the records that decide about the token.
+func (t *sealedToken) ids() recordIDs {
+	at := t.aggregate + "."
+	return recordIDs{all: at + hereAll, here: at + t.here, grant: at + t.grant, token: at + hashOf(t.secret[:])}
+}
+
+// name sets the strings of a token that was opened, and the IDs for a use of it: all are parts of one string, made at once.
+func (e *engine) name(s *scratch, now time.Time) bool {
+	t, o := &s.token, &s.opened
 	hash := sha256.Sum256(t.secret[:])
-	b = b64.AppendEncode(append(append(b, t.aggregate...), '.'), hash[:])
-	ends[3] = len(b)
-	s := string(e.appendLedgerID(b, t.aggregate, now))
-	return s[:ends[0]], s[ends[0]:ends[1]], s[ends[1]:ends[2]], s[ends[2]:ends[3]], s[ends[3]:]
+	b := append(s.text[:0], o.texts...)
+	texts := len(b)
+	b = append(append(append(b, o.aggregate...), '.'), hereAll...)
+	all := len(b)
+	b = append(append(append(b, o.aggregate...), '.'), o.here...)
+	here := len(b)
+	b = append(append(append(b, o.aggregate...), '.'), o.grant...)
+	grant := len(b)
+	b = b64.AppendEncode(append(append(b, o.aggregate...), '.'), hash[:])
+	token := len(b)
+	b = e.appendEntryID(append(append(b, o.aggregate...), '.'), now)
+
+	text, dot := string(b), len(o.aggregate)
+	s.ids = recordIDs{text[texts:all], text[all:here], text[here:grant], text[grant:token], text[token:]}
+	return t.setNames(s.ids.grant[:dot], s.ids.grant[dot+1:], s.ids.here[dot+1:]) && t.setTexts(o.format, text[:texts])
 }
 
 // covers is Domain.Covers for the sealed text, which was canonical when it was sealed.
@@ -389,7 +421,7 @@ func (e *Engine) Inspect(ctx context.Context, token Secret) (*Delegation, error)
 // what is sealed in the token, whether it is still good or not. Its error is returned as it is.
 func (e *Engine) InspectFunc(ctx context.Context, token Secret, accept func(*Delegation) error) (*Delegation, error) {
 	var t sealedToken
-	if !e.keys.openToken(token.Reveal(), &t, nil) {
+	if !e.keys.openToken(token.Reveal(), &t) {
 		return nil, errSealed
 	}
 	if err := accept(t.delegation(0)); err != nil {
@@ -403,12 +435,12 @@ func (e *Engine) InspectFunc(ctx context.Context, token Secret, accept func(*Del
 	if err != nil {
 		return nil, err
 	}
-	all, here, grant, id, _ := e.ids(&t, nil, now)
+	ids := t.ids()
 	links, _ := t.links()
 	wanted := t.checks([]store.Op{
-		store.Check(kindRevocation, all, t.versions[0]),
-		store.Check(kindRevocation, here, t.versions[1]),
-		store.Check(kindRevocation, grant, 0)}, links)
+		store.Check(kindRevocation, ids.all, t.versions[0]),
+		store.Check(kindRevocation, ids.here, t.versions[1]),
+		store.Check(kindRevocation, ids.grant, 0)}, links)
 	asked := make([]string, len(wanted))
 	for i := range wanted {
 		asked[i] = wanted[i].Record.ID
@@ -426,7 +458,7 @@ func (e *Engine) InspectFunc(ctx context.Context, token Secret, accept func(*Del
 			return nil, ErrRevoked
 		}
 	}
-	left, ok, err := e.left(ctx, e.store, t.tokens(id, links))
+	left, ok, err := e.left(ctx, e.store, t.tokens(ids.token, links))
 	switch {
 	case err != nil:
 		return nil, err
