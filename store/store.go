@@ -217,7 +217,7 @@ func Validate(ops []Op) error {
 			return fmt.Errorf("%w: operation %d is of another aggregate", ErrInvalid, i)
 		}
 		for j := range i {
-			if ops[j].Record.Kind == r.Kind && ops[j].Record.ID == r.ID {
+			if ops[j].Record.ID == r.ID && ops[j].Record.Kind == r.Kind { // most IDs differ in length already
 				return fmt.Errorf("%w: operations %d and %d are on one record", ErrInvalid, j, i)
 			}
 		}
