@@ -424,7 +424,7 @@ func TestAuthorizeIsOptional(t *testing.T) {
 	require.Equal(t, []any{"query"}, body["response_modes_supported"])
 	require.Equal(t, []any{"S256"}, body["code_challenge_methods_supported"])
 	require.Equal(t, true, body["authorization_response_iss_parameter_supported"])
-	require.Equal(t, []any{authz.GrantTypeOperation, "client_credentials", "authorization_code", "refresh_token"}, body["grant_types_supported"])
+	require.Equal(t, []any{authz.GrantTypeOperation, "urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials", "authorization_code", "refresh_token"}, body["grant_types_supported"])
 	require.Equal(t, []any{"profile"}, body["scopes_supported"])
 }
 

@@ -110,7 +110,7 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 		Permit: func(context.Context, grant.Access) error { return endpointFault(&w.permit) },
 		Apps:   []grant.App{{ID: "probe", Actions: []string{"message.write", "member.read"}}, {ID: "other", Actions: []string{"message.write"}}, {ID: "rs"}},
 		Triggers: []grant.Trigger{
-			{App: "probe", On: grant.Mention, In: "group:*", Allow: []string{"message.write", "member.read"}, For: 10 * time.Minute, Uses: 3, Deliver: grant.Poll},
+			{App: "probe", On: grant.Mention, In: "group:*", Allow: []string{"message.write", "member.read"}, For: 10 * time.Minute, Uses: 3, Deliver: grant.Poll, Delegates: []string{"other"}},
 			{App: "probe", On: grant.Command, In: "group:*", Allow: []string{"message.write"}, For: 10 * time.Minute, Uses: grant.Unlimited, Deliver: grant.Push},
 			{App: "other", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Deliver: grant.Poll},
 		},
@@ -121,7 +121,7 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 	signIn := &authz.AuthorizationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Key: grant.NewSecret(strings.Repeat("k", 32)),
 		Issuer: endpointIssuer, Account: w.account, LoginURL: "/login?x=1", Now: w.now, Log: log}
 	w.mux.Handle("/oauth2/authorize", signIn)
-	w.mux.Handle("/oauth2/token", &authz.TokenEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, SignIn: signIn, Now: w.now, Log: log})
+	w.mux.Handle("/oauth2/token", &authz.TokenEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Issuer: endpointIssuer, SignIn: signIn, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/introspect", &authz.IntrospectionEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, Issuer: endpointIssuer, SignIn: signIn, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/revoke", &authz.RevocationEndpoint{Engine: w.engine, Clients: w.clients, Store: w.store, SignIn: signIn, Now: w.now, Log: log})
 	w.mux.Handle("/oauth2/use", &authz.UseEndpoint{Engine: w.engine, Clients: w.clients, Log: log})
@@ -434,7 +434,7 @@ func endpointCheckTaken(t *testing.T, w *endpointWorld, path string, valid func(
 		"Basic and the same client_id": endpointRequest("POST", path, valid()+"&client_id=probe", "Authorization", auth),
 		"Basic and no client_secret":   endpointRequest("POST", path, valid()+"&client_id=&client_secret=", "Authorization", auth),
 		"in the body":                  endpointRequest("POST", path, valid()+body),
-		"with unknown parameters":      endpointRequest("POST", path, valid()+body+"&x=1&y=&resource=https%3A%2F%2Fa"),
+		"with unknown parameters":      endpointRequest("POST", path, valid()+body+"&x=1&y=&request=https%3A%2F%2Fa"),
 		"with empty pairs":             endpointRequest("POST", path, "&"+valid()+"&&"+body+"&"),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -14,7 +14,7 @@
 //
 //	GET  /oauth2/authorize   RFC 6749, only with Config.Account: the page on which people sign in to another site. POST is its form
 //	POST /oauth2/token       RFC 6749: the operation grant (urn:behest:grant-type:operation, parameter code) and client_credentials;
-//	                         with Config.Account also authorization_code and refresh_token
+//	                         RFC 8693: token exchange, for a narrower token; with Config.Account also authorization_code and refresh_token
 //	POST /oauth2/introspect  RFC 7662
 //	POST /oauth2/revoke      RFC 7009
 //	POST /oauth2/use         spends a use, for a resource server that does not share the store: see UseEndpoint
@@ -118,6 +118,17 @@
 //
 //	remote, err := authz.NewRemote(authz.RemoteConfig{Issuer: issuer, Resource: "https://files.social.example"}) // there
 //
+// # Token exchange
+//
+// An app that has another one do a part of its work hands on no more than that needs. It exchanges its delegation token
+// for a narrower one, which it may give away; the other one, if the trigger names it in Delegates, exchanges that for a
+// token of its own, by which it knows the user under its own name, and is named in the ledger. Each use of what was
+// exchanged is a use of all that it came from, and all of it ends together. See [TokenEndpoint]:
+//
+//	POST /oauth2/token  grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=bhst_…
+//	  &subject_token_type=urn:ietf:params:oauth:token-type:access_token&scope=group:42/thread:7/message.write&expires_in=60
+//	  &authorization_details=[{"type":"social_operation","uses":2}]
+//
 // # Signing in
 //
 // With Config.Account people can sign in to an app with their account here: authorization_code with PKCE (RFC 7636,
@@ -179,6 +190,7 @@
 //	RFC 6750 §3      a challenge, without a code where there is no token          TestRequireBearer
 //	RFC 6750 §3.1    codes and statuses; the scope that is needed                 TestP10Honest
 //	RFC 7009 §2.1    the client is authenticated, and only its own token ends     TestRevoke, TestRevokeMalformed
+//	RFC 7009 §2.1    with a token end those that were exchanged for it            TestRevokeExchanged
 //	RFC 7009 §2.2    200 for what is no token; 503 when it may still live         TestRevoke, TestRevokeStoreFails
 //	RFC 7009 §2.1    with a token of a sign-in, all of it ends                    TestSignInEnds, TestHoleRevokingAccessLeavesRefreshAlive
 //	RFC 7517 §4      keys: public ones alone, for signatures, once                TestParseKeyRefuses, TestParseSet
@@ -193,10 +205,15 @@
 //	RFC 7638 §3      thumbprints, which are our kids                              TestThumbprintOfRFC7638, TestVectorsOfRFC8037, TestJWKS
 //	RFC 7662 §2.1    the caller is authenticated; no GET                          TestIntrospectMalformed
 //	RFC 7662 §2.2    of a dead or foreign token nothing but {"active":false}      TestIntrospect
+//	RFC 7662 §4      what is no token and what is another's: one answer, one work  TestIntrospectForeign
 //	RFC 8252 §7.3    any port of a loopback address                               TestAuthorizeTaken, TestAuthorizeMalformed
 //	RFC 8414 §3      metadata at the path that belongs to the issuer              TestMetadata, TestRoutesOfAnIssuerWithAPath
-//	RFC 8693 §4.1    act names who acts                                           TestJWT, TestJWTRefused
+//	RFC 8693 §2.1    subject_token with its type; actor_token_type never alone    TestExchangeMalformed
+//	RFC 8693 §2.2.1  issued_token_type, and the scope that was granted            TestExchange
+//	RFC 8693 §2.2.2  invalid_request for a bad token, invalid_target              TestExchangeHonest, TestExchangeMalformed
+//	RFC 8693 §4.1    act, with the actors before nested in it                     TestExchange, TestIntrospectExchanged, TestJWT, TestJWTRefused
 //	RFC 8707 §2      resource is the issuer, or invalid_target                    TestAuthorizeMalformed, TestSignInCode, TestSignInRefresh
+//	RFC 8707 §2      no token for another resource: invalid_target                TestTokenResource, TestExchangeMalformed
 //	RFC 8725 §3      the algorithm is the key's; typ; no doubts                   TestVerifyRefuses, TestEmbeddedRefuses, TestKeysByID, TestJSONWebSignature
 //	RFC 9068 §2.1    typ is at+jwt; signed, and never by none                     TestJWT, TestJWTRefused
 //	RFC 9068 §2.2    the claims of a JWT access token                             TestJWT, TestJWTRefused
@@ -204,6 +221,11 @@
 //	RFC 9106 §3      argon2id, with bounds                                        TestArgonVector, TestParseHash, TestHashingIsBounded
 //	RFC 9110 §11.1   a scheme in any case                                         TestRequireBearer
 //	RFC 9207 §2      iss in every answer of the authorization endpoint            TestAuthorizeMalformed, TestAuthorizeTaken
+//	RFC 9396 §5      unknown types and members, and malformed ones, are refused   TestDetails, TestExchangeMalformed
+//	RFC 9396 §6, §7  no more than was granted; the answer says what was           TestTokenDetails, TestExchange
+//	RFC 9396 §9.2    authorization_details in an introspection                    TestIntrospect, TestIntrospectExchanged
+//	RFC 9396 §10     authorization_details_types_supported                        TestMetadata
+//	RFC 9449 §6.2    cnf, and token_type DPoP, in an introspection                TestExchangeOfBoundToken
 //	RFC 9700 §2.1    redirect URIs are compared as they are written               TestAuthorizeMalformed
 //	RFC 9700 §4.12   303, so that what was posted goes no further                 TestAuthorizeForm
 //	RFC 9700 §4.14.2  refresh tokens rotate; one that comes again ends all         TestSignInRefresh, TestSignInOnceOnTwoNodes
@@ -219,4 +241,6 @@
 // GET alone, since POST is the page's form; resource may be there once; and what is malformed as a whole, such as a
 // parameter that is there twice, is told to people and not to the app. A code that comes again within 10 s, or from
 // another app, ends nothing. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
+// Of RFC 8693, actor_token is refused, since the client that asks is the actor; resource and audience are one value;
+// expires_in in a request is ours, since the standard has no word for a shorter life.
 package authz

@@ -3,6 +3,7 @@ package authz
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -19,8 +20,11 @@ import (
 // username, the account's own name. For anything else, dead tokens, codes and refresh tokens included, the answer is
 // exactly {"active":false}. Besides the members of RFC 7662 §2.2 there are grant_id, domain and uses_left, which is left out
 // when uses are unlimited; sub is the name by which the token's app knows the account; scope is what of the grant the
-// account and the app still may. An access token of a sign-in has no domain and no action: its scope is profile, or left
-// out, and username is told to its own app if it is profile. token_type_hint is not needed.
+// account and the app still may, and so are authorization_details (RFC 9396 §9.2), where uses are those left; act is who
+// acts, with the apps that it has the token from nested in it (RFC 8693 §4.1); cnf is the key that the token is bound
+// to, whose token_type is then DPoP (RFC 9449 §6.2). A delegation token of another app is answered as a forgery is,
+// after the same work. An access token of a sign-in has no domain and no action: its scope is profile, or left out, and
+// username is told to its own app if it is profile. token_type_hint is not needed.
 //
 // When the store or Permit fails the answer is 503 with Retry-After. All fields but Now and Log are required.
 type IntrospectionEndpoint struct {
@@ -47,6 +51,14 @@ type introspection struct {
 	GrantID   string        `json:"grant_id,omitempty"`
 	Domain    *scope.Domain `json:"domain,omitempty"`
 	UsesLeft  *int          `json:"uses_left,omitempty"`
+	Act       *actor        `json:"act,omitempty"`
+	Details   []detail      `json:"authorization_details,omitempty"`
+	Cnf       *confirmation `json:"cnf,omitempty"`
+}
+
+// A confirmation names the key that a token is bound to (RFC 9449 §6.2).
+type confirmation struct {
+	Thumbprint string `json:"jkt"`
 }
 
 // ServeHTTP implements [http.Handler].
@@ -87,14 +99,17 @@ func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token 
 	if text := token.Reveal(); strings.HasPrefix(text, accessPrefix) || strings.HasPrefix(text, signInAccessPrefix) {
 		return i.access(ctx, app, token)
 	}
-	d, err := i.Engine.Inspect(ctx, token)
+	d, err := i.Engine.InspectFunc(ctx, token, func(d *grant.Delegation) error {
+		if d.App != app.ID && !app.Introspect {
+			return errForeignToken
+		}
+		return nil
+	})
 	switch {
 	case errors.Is(err, grant.ErrUnknown), grant.Reason(err) != "":
 		return &introspection{}, nil
 	case err != nil:
 		return nil, err
-	case d.App != app.ID && !app.Introspect:
-		return &introspection{}, nil
 	}
 	granted, domain := d.Granted(), d.GrantedIn()
 	answer := &introspection{
@@ -107,8 +122,16 @@ func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token 
 	if d.Left != grant.Unlimited {
 		answer.UsesLeft = &d.Left
 	}
+	answer.Act = actorsOf(d.Actors())
+	answer.Details = detailsOf(i.Issuer, domain, actionsOf(granted), d.Left)
+	if key := d.Key(); key != "" {
+		answer.TokenType, answer.Cnf = "DPoP", &confirmation{key}
+	}
 	return answer, nil
 }
+
+// errForeignToken is an unknown one, after the same work: neither asks the store.
+var errForeignToken = fmt.Errorf("%w: another app's", grant.ErrUnknown)
 
 // access is for the tokens of client_credentials, which have no sub, since they stand for nobody, and for those of
 // sign-ins.

@@ -41,7 +41,8 @@ func TestIntrospect(t *testing.T) {
 	sub := w.engine.Name("probe", "zhang-san")
 
 	own := fmt.Sprintf(`{"active":true,"scope":"group:42/member.read group:42/message.write","client_id":"probe","token_type":"Bearer",`+
-		`"exp":%d,"iat":%d,"sub":%q,"iss":%q,"grant_id":%q,"domain":"group:42","uses_left":2}`,
+		`"exp":%d,"iat":%d,"sub":%q,"iss":%q,"grant_id":%q,"domain":"group:42","uses_left":2,"act":{"sub":"probe"},`+
+		`"authorization_details":[{"type":"social_operation","locations":["https://social.example"],"domain":"group:42","actions":["member.read","message.write"],"uses":2}]}`,
 		w.now().Add(10*time.Minute).Unix(), w.now().Unix(), sub, endpointIssuer, g.ID)
 	require.Equal(t, own, w.introspect("probe", endpointSecret, token))
 	require.NotContains(t, own, "zhang-san")

@@ -45,6 +45,7 @@ type metadata struct {
 	Scopes                []string `json:"scopes_supported,omitempty"`
 	Resources             []string `json:"protected_resources,omitempty"`
 	JWKS                  string   `json:"jwks_uri,omitempty"`
+	DetailTypes           []string `json:"authorization_details_types_supported"`
 }
 
 // ServeHTTP implements [http.Handler].
@@ -77,9 +78,9 @@ func (m *MetadataEndpoint) make() {
 	}
 	doc := metadata{
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
-		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, "client_credentials"}, ResponseTypes: []string{},
+		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, grantTypeExchange, "client_credentials"}, ResponseTypes: []string{},
 		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth,
-		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources, JWKS: jwks,
+		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources, JWKS: jwks, DetailTypes: []string{detailType},
 	}
 	if m.SignIn {
 		doc.Authorization, doc.ResponseTypes, doc.ResponseModes = base+"/authorize", []string{"code"}, []string{"query"}

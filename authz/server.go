@@ -129,7 +129,7 @@ func New(c Config) (*Server, error) {
 		signIn = &AuthorizationEndpoint{Engine: engine, Clients: clients, Store: st, Key: key, Issuer: c.Issuer, Account: c.Account, LoginURL: c.LoginURL, Now: now, Log: log}
 	}
 	s.endpoints = map[string]http.Handler{
-		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, JWT: signer, SignIn: signIn, Now: now, Log: log},
+		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, JWT: signer, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/use":        &UseEndpoint{Engine: engine, Clients: clients, Log: log},

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,9 @@ import (
 // (RFC 6749 §4.5).
 const GrantTypeOperation = "urn:behest:grant-type:operation"
 
-// A TokenEndpoint answers POST /oauth2/token (RFC 6749 §3.2) for [GrantTypeOperation], client_credentials and, with a
-// SignIn, authorization_code and refresh_token. The client is authenticated before the grant is judged.
+// A TokenEndpoint answers POST /oauth2/token (RFC 6749 §3.2) for [GrantTypeOperation], token exchange (RFC 8693),
+// client_credentials and, with a SignIn, authorization_code and refresh_token. The client is authenticated before the
+// grant is judged.
 //
 // The operation grant takes code, which is redeemed at most once: a request that is refused for another reason leaves
 // it as it was. The answer is that of RFC 6749 §5.1 with grant_id, domain, sub (the app's name for the account) uses,
@@ -30,6 +32,18 @@ const GrantTypeOperation = "urn:behest:grant-type:operation"
 // parameter must be exactly the scope of the grant, in any order, else it is invalid_scope: a token for less is not
 // made here. A code that is no good is invalid_grant: its own app is told why, any other gets one and the same
 // answer.
+//
+// Token exchange makes of a delegation token, the subject_token, one for less: see grant.Engine.Derive. The client is
+// the actor: the token's own app, or one that its trigger names in Delegates, and none else; actor_token is not taken.
+// Both token types are urn:ietf:params:oauth:token-type:access_token, and resource and audience the issuer. Scope, of
+// one domain, says where and what; expires_in, in seconds, which is no parameter of the standard, for how long;
+// authorization_details (RFC 9396) say it in an object {"type":"social_operation"}, with locations (the issuer), domain,
+// actions and uses, each of which may be left out. What is left out is as the subject_token has it. More than that is invalid_scope; a
+// subject_token that is no good is invalid_request (RFC 8693 §2.2.2): who may exchange it is told why, anybody else
+// gets one and the same answer. The answer has issued_token_type, and act when another app's token was exchanged.
+//
+// All answers for delegation tokens have authorization_details. A request for a code may have them as well, if they say
+// what the grant says.
 //
 // The token of client_credentials lives for 10 minutes, has no scope and stands for no user: it opens GET
 // /oauth2/grants and nothing else.
@@ -44,6 +58,7 @@ type TokenEndpoint struct {
 	Clients *Clients
 	Store   store.Store      // the engine's
 	JWT     *JWTSigner       // makes the tokens of stateless grants; nil: they are not redeemed here
+	Issuer  string           // the server's own URL, which is the one resource that tokens are for
 	Now     func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: nothing is logged
 	// SignIn is for authorization_code and refresh_token. Nil: these are not supported.
@@ -55,14 +70,17 @@ type TokenEndpoint struct {
 }
 
 type tokenAnswer struct {
-	AccessToken string       `json:"access_token"`
-	TokenType   string       `json:"token_type"`
-	ExpiresIn   int64        `json:"expires_in"`
-	Scope       scope.Set    `json:"scope"`
-	GrantID     string       `json:"grant_id"`
-	Uses        int          `json:"uses,omitempty"`
-	Domain      scope.Domain `json:"domain"`
-	Sub         string       `json:"sub"`
+	AccessToken     string       `json:"access_token"`
+	TokenType       string       `json:"token_type"`
+	ExpiresIn       int64        `json:"expires_in"`
+	Scope           scope.Set    `json:"scope"`
+	GrantID         string       `json:"grant_id"`
+	Uses            int          `json:"uses,omitempty"`
+	Domain          scope.Domain `json:"domain"`
+	Sub             string       `json:"sub"`
+	Details         []detail     `json:"authorization_details"`
+	IssuedTokenType string       `json:"issued_token_type,omitempty"`
+	Act             *actor       `json:"act,omitempty"`
 	// Event is for grants that came through the user's client, with which the app got no more than the code.
 	Event *handoverEvent `json:"event,omitempty"`
 }
@@ -92,7 +110,22 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		writeJSON(w, http.StatusOK, answer)
+	case grantTypeExchange:
+		answer, err := t.exchange(ctx, app, form)
+		if err != nil {
+			writeFault(ctx, w, t.Log, "token", err)
+			return
+		}
+		writeJSON(w, http.StatusOK, answer)
 	case "client_credentials":
+		if err := t.target(form, "resource"); err != nil {
+			writeFault(ctx, w, t.Log, "token", err)
+			return
+		}
+		if form.Has("authorization_details") {
+			writeFault(ctx, w, t.Log, "token", badDetails("client_credentials has none: only a user's operation gives authority"))
+			return
+		}
 		t.serve(w, r, app, form)
 	case "authorization_code":
 		t.signIn(w, r, app, form, "code", "redirect_uri", "code_verifier")
@@ -104,9 +137,9 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (t *TokenEndpoint) unsupported(w http.ResponseWriter) {
-	types := GrantTypeOperation + " or client_credentials"
+	types := GrantTypeOperation + ", " + grantTypeExchange + " or client_credentials"
 	if t.SignIn != nil {
-		types = GrantTypeOperation + ", client_credentials, authorization_code or refresh_token"
+		types = GrantTypeOperation + ", " + grantTypeExchange + ", client_credentials, authorization_code or refresh_token"
 	}
 	writeError(w, http.StatusBadRequest, "unsupported_grant_type", "grant_type must be "+types)
 }
@@ -150,7 +183,18 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 	if code.IsZero() {
 		return nil, badRequest("code is missing")
 	}
-	accept := t.acceptable
+	if err := t.target(form, "resource"); err != nil {
+		return nil, err
+	}
+	var asked *detail
+	if form.Has("authorization_details") {
+		d, err := parseDetails(form.Get("authorization_details"), t.Issuer)
+		if err != nil {
+			return nil, err
+		}
+		asked = &d
+	}
+	accept := func(g *grant.Grant) error { return cmp.Or(asked.exactly(g), t.acceptable(g)) }
 	if text := form.Get("scope"); text != "" {
 		want, err := scope.ParseSet(text)
 		if err != nil {
@@ -160,7 +204,7 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 			if g.Scope() != want {
 				return errScope
 			}
-			return t.acceptable(g)
+			return cmp.Or(asked.exactly(g), t.acceptable(g))
 		}
 	}
 	g, token, err := t.Engine.RedeemFunc(ctx, app.ID, code, accept)
@@ -182,13 +226,7 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 			return nil, err
 		}
 	}
-	answer := &tokenAnswer{
-		AccessToken: token.Reveal(), TokenType: "Bearer", ExpiresIn: int64(g.For / time.Second),
-		Scope: g.Scope(), GrantID: g.ID, Domain: g.Domain, Sub: t.Engine.Name(app.ID, g.Account),
-	}
-	if g.Uses != grant.Unlimited {
-		answer.Uses = g.Uses
-	}
+	answer := t.answer(g, token, app)
 	if g.Deliver == grant.Redirect {
 		answer.Event = &handoverOf(t.Engine, g).Event
 	}
@@ -206,6 +244,18 @@ func (t *TokenEndpoint) acceptable(g *grant.Grant) error {
 		return invalidGrant("the app sees accounts by their own names no more")
 	}
 	return nil
+}
+
+func (t *TokenEndpoint) answer(g *grant.Grant, token grant.Secret, app *App) *tokenAnswer {
+	answer := &tokenAnswer{
+		AccessToken: token.Reveal(), TokenType: "Bearer", ExpiresIn: int64(g.For / time.Second),
+		Scope: g.Scope(), GrantID: g.ID, Domain: g.Domain, Sub: t.Engine.Name(app.ID, g.Account),
+		Details: detailsOf(t.Issuer, g.Domain, g.Actions, g.Uses),
+	}
+	if g.Uses != grant.Unlimited {
+		answer.Uses = g.Uses
+	}
+	return answer
 }
 
 func invalidGrant(description string) error {

@@ -36,6 +36,7 @@ func TestTokenRedeem(t *testing.T) {
 	require.Equal(t, map[string]any{
 		"access_token": token, "token_type": "Bearer", "expires_in": 600.0, "scope": "group:42/member.read group:42/message.write",
 		"grant_id": g.ID, "uses": 3.0, "domain": "group:42", "sub": w.engine.Name("probe", "zhang-san"),
+		"authorization_details": socialOperation("group:42", 3, "member.read", "message.write"),
 	}, body)
 	require.NotEqual(t, "zhang-san", body["sub"])
 	require.NoError(t, w.use(token))
