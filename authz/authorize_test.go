@@ -426,6 +426,10 @@ func TestAuthorizeIsOptional(t *testing.T) {
 	require.Equal(t, true, body["authorization_response_iss_parameter_supported"])
 	require.Equal(t, []any{authz.GrantTypeOperation, "urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials", "authorization_code", "refresh_token"}, body["grant_types_supported"])
 	require.Equal(t, []any{"profile"}, body["scopes_supported"])
+	for _, name := range []string{"token", "revocation"} {
+		require.Contains(t, body[name+"_endpoint_auth_methods_supported"], "none", "public clients")
+	}
+	require.NotContains(t, body["introspection_endpoint_auth_methods_supported"], "none")
 }
 
 func FuzzAuthorize(f *testing.F) {

@@ -37,6 +37,7 @@ func endpointApps() []authz.App {
 		{ID: "probe", Secret: grant.NewSecret(endpointSecret), Actions: []string{"message.write", "member.read"}, RedirectURIs: []string{"https://probe.example/cb", "https://probe.example/cb?a=1&b=%20x", "http://127.0.0.1/cb", "http://[::1]/cb?x=1", "http://localhost/cb", "http://127.0.0.1:7000/fixed"}},
 		{ID: "other", Secret: grant.NewSecret("other-secret"), Actions: []string{"message.write"}, RedirectURIs: []string{"https://other.example/cb"}},
 		{ID: "rs", Secret: grant.NewSecret("rs-secret"), Introspect: true},
+		{ID: "native", AuthMethod: "none", RedirectURIs: []string{"http://127.0.0.1/cb"}},
 	}
 }
 
@@ -108,7 +109,7 @@ func newEndpointWorld(t testing.TB) *endpointWorld {
 	w.engine, err = grant.NewEngine(grant.Config{
 		Store: w.store, Key: grant.NewSecret(strings.Repeat("k", 32)), Now: w.now,
 		Permit: func(context.Context, grant.Access) error { return endpointFault(&w.permit) },
-		Apps:   []grant.App{{ID: "probe", Actions: []string{"message.write", "member.read"}}, {ID: "other", Actions: []string{"message.write"}}, {ID: "rs"}},
+		Apps:   []grant.App{{ID: "probe", Actions: []string{"message.write", "member.read"}}, {ID: "other", Actions: []string{"message.write"}}, {ID: "rs"}, {ID: "native"}},
 		Triggers: []grant.Trigger{
 			{App: "probe", On: grant.Mention, In: "group:*", Allow: []string{"message.write", "member.read"}, For: 10 * time.Minute, Uses: 3, Deliver: grant.Poll, Delegates: []string{"other"}},
 			{App: "probe", On: grant.Command, In: "group:*", Allow: []string{"message.write"}, For: 10 * time.Minute, Uses: grant.Unlimited, Deliver: grant.Push},

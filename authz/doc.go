@@ -135,6 +135,7 @@
 // S256, for every client) and refresh_token. That tells the app who they are, and lets it do nothing: Require takes
 // delegation tokens alone, and these are none. The app gets sub, its own name for the account, and with the scope
 // profile, which people see on the page, username, the account's own name. There is no other scope, and no ID token.
+// Apps with the AuthMethod "none", on people's own devices, take part with their client_id alone.
 //
 //	bhac_  code           1 minute, once
 //	bhsa_  access token   1 hour; of one sign-in at most 16 are good at once, the last ones
@@ -174,6 +175,7 @@
 //	RFC 6749 §2.3.1  ID and secret are form-decoded; never in the query           TestClientsAuthenticate, TestTokenMalformed
 //	RFC 6749 §3.2    POST alone, no parameter twice, unknown ones are ignored     TestTokenMalformed
 //	RFC 6749 §3.1.2  the query of a redirect URI is kept                          TestAuthorizeMalformed, TestAuthorizeTaken
+//	RFC 6749 §3.2.1  a public client says its client_id, and gets by it no more   TestSignInPublicClient
 //	RFC 6749 §4.1.1  what an authorization request has                            TestAuthorizeMalformed, TestAuthorizeTaken
 //	RFC 6749 §4.1.2  a code lives for a minute, and is good once, for its app     TestSignInCode, TestSignInCodeAgain, TestSignInOnceOnTwoNodes
 //	RFC 6749 §4.1.2.1  errors lead to the app, but never to a foreign URI         TestAuthorizeMalformed, TestHoleErrorsLeadToAnUnvalidatedRedirectURI

@@ -66,7 +66,7 @@ func (i *IntrospectionEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request
 	if !allowed(w, r, http.MethodPost) {
 		return
 	}
-	app, token, err := credential(i.Clients, r)
+	app, token, err := credential(i.Clients, r, false)
 	var answer *introspection
 	if err == nil {
 		answer, err = i.introspect(r.Context(), app, token)
@@ -78,13 +78,14 @@ func (i *IntrospectionEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// credential reads what introspection and revocation have in common: who asks, and about what.
-func credential(clients *Clients, r *http.Request) (*App, grant.Secret, error) {
+// credential reads what introspection and revocation have in common: who asks, and about what. With public the former
+// may be a client that no more than says its name.
+func credential(clients *Clients, r *http.Request, public bool) (*App, grant.Secret, error) {
 	form, err := readForm(r)
 	if err != nil {
 		return nil, grant.Secret{}, err
 	}
-	app, err := clients.authenticate(r, form, false)
+	app, err := clients.authenticate(r, form, public)
 	if err != nil {
 		return nil, grant.Secret{}, err
 	}

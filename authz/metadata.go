@@ -3,6 +3,7 @@ package authz
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 
 	"github.com/behest-go/behest/internal/jose"
@@ -85,6 +86,7 @@ func (m *MetadataEndpoint) make() {
 	if m.SignIn {
 		doc.Authorization, doc.ResponseTypes, doc.ResponseModes = base+"/authorize", []string{"code"}, []string{"query"}
 		doc.GrantTypes = append(doc.GrantTypes, "authorization_code", "refresh_token")
+		doc.TokenAuth, doc.RevocationAuth = append(slices.Clone(auth), noAuth), append(slices.Clone(auth), noAuth)
 		doc.CodeChallenges, doc.IssParameter = []string{"S256"}, true // RFC 7636, RFC 9207
 		doc.Scopes = append([]string{scopeProfile}, m.Scopes...)
 	}

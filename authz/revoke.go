@@ -33,7 +33,7 @@ func (e *RevocationEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !allowed(w, r, http.MethodPost) {
 		return
 	}
-	app, token, err := credential(e.Clients, r)
+	app, token, err := credential(e.Clients, r, e.SignIn != nil)
 	if err == nil {
 		err = e.revoke(r.Context(), app, token)
 	}

@@ -414,6 +414,46 @@ func TestSignInFollowsApps(t *testing.T) {
 	require.True(t, resource(access))
 }
 
+// A public client has nothing but its name: PKCE, the loopback address and refresh tokens that rotate have to do.
+func TestSignInPublicClient(t *testing.T) {
+	w := newEndpointWorld(t)
+	post := func(path string, form url.Values, header ...string) *httptest.ResponseRecorder {
+		form.Set("client_id", "native")
+		return w.do(endpointRequest("POST", path, form.Encode(), header...))
+	}
+	const redirect = "http://127.0.0.1:54321/cb"
+	code := w.consent("zhang-san", "client_id", "native", "redirect_uri", redirect)
+	form := func(verifier string) url.Values {
+		return url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
+	}
+	endpointRefused(t, post("/oauth2/token", form(strings.Repeat("a", 43))), 400, "invalid_grant")
+	endpointRefused(t, post("/oauth2/token", form("")), 400, "invalid_request")
+	endpointRefused(t, post("/oauth2/token", form(signInVerifier), "Authorization", endpointBasic("native", "")), 401, "invalid_client")
+	endpointRefused(t, w.exchangeAs("native", "guess", code, "redirect_uri", redirect), 401, "invalid_client")
+	access, refresh := w.tokens(post("/oauth2/token", form(signInVerifier)))
+	require.Equal(t, true, endpointJSON(t, w.post("/oauth2/introspect", "rs", "rs-secret", url.Values{"token": {access}}))["active"])
+	_, refresh2 := w.tokens(post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}))
+	endpointRefused(t, post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}}), 400, "invalid_grant")
+
+	// Nothing else is to be had by a name.
+	_, others := w.signedIn("zhang-san")
+	endpointRefused(t, post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {others}}), 400, "invalid_grant")
+	endpointRefused(t, post("/oauth2/token", url.Values{"grant_type": {"client_credentials"}}), 401, "invalid_client")
+	endpointRefused(t, post("/oauth2/token", url.Values{"grant_type": {authz.GrantTypeOperation}, "code": {w.code("probe")}}), 401, "invalid_client")
+	endpointRefused(t, post("/oauth2/introspect", url.Values{"token": {access}}), 401, "invalid_client")
+	for _, id := range []string{"probe", "nobody"} {
+		r := endpointRequest("POST", "/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {others}, "client_id": {id}}.Encode())
+		endpointRefused(t, w.do(r), 401, "invalid_client")
+	}
+
+	require.Equal(t, http.StatusOK, post("/oauth2/revoke", url.Values{"token": {others}}).Code)
+	require.Equal(t, http.StatusOK, w.refresh(others).Code, "another's is left alone")
+	require.Equal(t, http.StatusOK, post("/oauth2/revoke", url.Values{"token": {refresh2}}).Code)
+	endpointRefused(t, post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh2}}), 400, "invalid_grant")
+	require.Equal(t, map[string]any{"active": false}, endpointJSON(t, w.post("/oauth2/introspect", "rs", "rs-secret", url.Values{"token": {access}})))
+	require.Empty(t, w.logged())
+}
+
 func TestSignOut(t *testing.T) {
 	var ahead atomic.Int64
 	began := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

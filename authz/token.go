@@ -94,7 +94,7 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	form, err := readForm(r)
 	var app *App
 	if err == nil {
-		app, err = t.Clients.authenticate(r, form, false)
+		app, err = t.Clients.authenticate(r, form, t.public(form.Get("grant_type")))
 	}
 	if err != nil {
 		writeFault(ctx, w, t.Log, "token", err)
@@ -134,6 +134,12 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		t.unsupported(w)
 	}
+}
+
+// public reports whether a public client may ask, which says no more than its name: it is bound by PKCE, and by refresh
+// tokens that rotate.
+func (t *TokenEndpoint) public(grantType string) bool {
+	return t.SignIn != nil && (grantType == "authorization_code" || grantType == "refresh_token")
 }
 
 func (t *TokenEndpoint) unsupported(w http.ResponseWriter) {
