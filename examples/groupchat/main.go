@@ -226,7 +226,8 @@ func (s *site) assemble(o options, kept *storage, log *slog.Logger) (err error) 
 		return err
 	}
 	s.az, err = authz.New(authz.Config{
-		Issuer: s.issuer, Permit: s.permit, Apps: s.apps.list, Triggers: s.apps.triggers, JWTAudience: s.apps.audience,
+		Issuer: s.issuer, Permit: s.permit, Account: s.current, LoginURL: "/",
+		Apps: s.apps.list, Triggers: s.apps.triggers, JWTAudience: s.apps.audience,
 		Store: kept.store, Waker: kept.waker, Key: kept.key, InsecureKeyInStore: kept.inside,
 		Observe: s.panel.observe, AllowWebhooksTo: loopbackHosts(s.apps.list), Now: o.now, Log: log,
 	})

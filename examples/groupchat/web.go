@@ -35,6 +35,7 @@ var files embed.FS
 const (
 	maxBody     = 32 << 10
 	cookieName  = "groupchat"
+	returnTo    = "return_to" // where to go on after signing in
 	sessionLife = 12 * time.Hour
 	maxSessions = 10_000
 )
@@ -200,6 +201,15 @@ func (s *site) account(r *http.Request) (string, error) {
 	return account, nil
 }
 
+// current is who signs in to another site.
+func (s *site) current(r *http.Request) (string, error) {
+	account, err := s.account(r)
+	if err == errSignIn {
+		return "", nil
+	}
+	return account, err
+}
+
 // signedIn is for routes of people.
 func (s *site) signedIn(f func(w http.ResponseWriter, r *http.Request, account string) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -359,7 +369,10 @@ func decode(body []byte, v any) error {
 func (s *site) home(w http.ResponseWriter, r *http.Request) {
 	account, err := s.account(r)
 	if err == errSignIn {
-		s.page(w, http.StatusOK, "login.html", s.chat.users)
+		s.page(w, http.StatusOK, "login.html", struct {
+			Users    []user
+			ReturnTo string
+		}{s.chat.users, r.URL.Query().Get(returnTo)})
 		return
 	}
 	var views []groupView
@@ -376,9 +389,10 @@ func (s *site) home(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) login(w http.ResponseWriter, r *http.Request) {
 	var in struct {
-		User string `json:"user"`
+		User     string `json:"user"`
+		ReturnTo string `json:"return_to"`
 	}
-	err := read(w, r, &in, func(v url.Values) { in.User = v.Get("user") })
+	err := read(w, r, &in, func(v url.Values) { in.User, in.ReturnTo = v.Get("user"), v.Get(returnTo) })
 	if err == nil {
 		if _, ok := s.chat.user(in.User); !ok {
 			err = problem(http.StatusUnprocessableEntity, "no such user")
@@ -393,7 +407,11 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(sessionLife / time.Second)})
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	back := "/"
+	if strings.HasPrefix(in.ReturnTo, "/oauth2/authorize?") { // the only page that sends people here; any URL would be another site's trick
+		back = in.ReturnTo
+	}
+	http.Redirect(w, r, back, http.StatusSeeOther)
 }
 
 func (s *site) logout(w http.ResponseWriter, r *http.Request) {

@@ -64,7 +64,7 @@ var arrows = map[string]arrow{
 // drivers are what examples may import of third parties: those that a user of the same stores would.
 var drivers = map[string][]string{
 	"examples/go-oauth2": {goOAuth2, goOAuth2 + "/manage", goOAuth2 + "/models", goOAuth2 + "/server", goOAuth2 + "/store", "golang.org/x/oauth2"},
-	"examples/groupchat": {"github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/stdlib", "github.com/redis/go-redis/v9", "modernc.org/sqlite"},
+	"examples/groupchat": {"golang.org/x/oauth2", "github.com/jackc/pgx/v5", "github.com/jackc/pgx/v5/stdlib", "github.com/redis/go-redis/v9", "modernc.org/sqlite"},
 }
 
 // libraries are the packages that users' programs contain.
