@@ -19,7 +19,8 @@ import (
 //
 // The parameters of the form are token and scope, the one scope that is wanted, such as "group:42/message.write". The
 // answer is 200, and then the use is spent, with the Delegation as JSON: account, app, domain, scope, granted, grant,
-// trigger, operation, event, iat, exp, and uses and left where there is a count.
+// trigger, operation, event, iat, exp, uses and left where there is a count, and actors where the token was derived. A
+// token that is bound to a key is refused like one that is not known: no proof of the key can be passed on here.
 //
 // With a header Idempotency-Key (1 to 255 characters, chosen at random for each use) a request may be repeated when its
 // answer was lost: it spends once, and each repetition gets the same answer, but for left, which is what is left now, and
