@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,6 +64,49 @@ func (c *Client) Redeem(ctx context.Context, code Secret) (*Token, error) {
 	if code.IsZero() {
 		return nil, errors.New("app: redeem: no code")
 	}
+	return c.token(ctx, url.Values{"grant_type": {grantType}, "code": {code.Reveal()}})
+}
+
+// Exchange makes of a token one for less, to be handed to another app; or of one that another app has handed over, one
+// for this app, if the server lets it (RFC 8693). Of want, Scope, Domain, Uses and Expiry count: for what, all in one
+// domain; where, if there is no Scope; how often; until when. What is zero is as the token has it. Each use is one of
+// the token as well, and all ends with that. Errors are as those of Redeem: an [*Error] with the code invalid_scope for
+// more than the token allows, with invalid_request for a token that is no good.
+func (c *Client) Exchange(ctx context.Context, token Secret, want Token) (*Token, error) {
+	if token.IsZero() {
+		return nil, errors.New("app: exchange: no token")
+	}
+	form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {token.Reveal()},
+		"subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"}}
+	detail := struct {
+		Type   string `json:"type"`
+		Domain string `json:"domain,omitempty"`
+		Uses   int64  `json:"uses,omitempty"`
+	}{Type: "social_operation", Uses: want.Uses}
+	if text := want.Scope.String(); text != "" {
+		form.Set("scope", text)
+	} else {
+		detail.Domain = want.Domain.String()
+	}
+	if detail.Domain != "" || detail.Uses != 0 {
+		text, err := json.Marshal([]any{detail})
+		if err != nil {
+			return nil, err
+		}
+		form.Set("authorization_details", string(text))
+	}
+	if !want.Expiry.IsZero() {
+		life := want.Expiry.Sub(c.now())
+		if life < time.Second {
+			return nil, errors.New("app: exchange: Expiry is not a second ahead")
+		}
+		form.Set("expires_in", strconv.FormatInt(int64(life/time.Second), 10))
+	}
+	return c.token(ctx, form)
+}
+
+// token asks the token endpoint.
+func (c *Client) token(ctx context.Context, form url.Values) (*Token, error) {
 	sent := c.now() // before the server's clock starts, so that Expiry is never too late
 	var wire struct {
 		AccessToken Secret       `json:"access_token"`
@@ -75,7 +119,6 @@ func (c *Client) Redeem(ctx context.Context, code Secret) (*Token, error) {
 		Account     string       `json:"sub"`
 		Event       Event        `json:"event"`
 	}
-	form := url.Values{"grant_type": {grantType}, "code": {code.Reveal()}}
 	if err := c.call(ctx, callTimeout, http.MethodPost, c.TokenURL, "/oauth2/token", form, &wire); err != nil {
 		return nil, err
 	}
