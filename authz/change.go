@@ -210,11 +210,12 @@ type profile struct {
 	Introspect   bool     `json:"introspect,omitempty"`
 	JWKS         string   `json:"jwks,omitempty"`
 	AuthMethod   string   `json:"token_endpoint_auth_method,omitempty"`
+	KeyBound     bool     `json:"dpop_bound_access_tokens,omitempty"`
 }
 
 // kept leaves out what is zero of the secrets.
 func (a App) kept() grant.App {
-	text, _ := json.Marshal(profile{a.Webhook, a.RedirectURIs, a.Introspect, a.JWKS, a.AuthMethod}) // plain values
+	text, _ := json.Marshal(profile{a.Webhook, a.RedirectURIs, a.Introspect, a.JWKS, a.AuthMethod, a.KeyBound}) // plain values
 	private := map[string]grant.Secret{keptProfile: grant.NewSecret(string(text))}
 	if !a.Secret.IsZero() {
 		if fault := secretFault(a.Secret.Reveal()); fault != "" {
@@ -247,7 +248,7 @@ func clientOf(a *grant.App) (client, error) {
 			faults = append(faults, err)
 		}
 	}
-	c.app.Webhook, c.app.RedirectURIs, c.app.Introspect, c.app.JWKS, c.app.AuthMethod = p.Webhook, p.RedirectURIs, p.Introspect, p.JWKS, p.AuthMethod
+	c.app.Webhook, c.app.RedirectURIs, c.app.Introspect, c.app.JWKS, c.app.AuthMethod, c.app.KeyBound = p.Webhook, p.RedirectURIs, p.Introspect, p.JWKS, p.AuthMethod, p.KeyBound
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 
 	secret, hashed := a.Private[keptSecret], a.Private[keptHash]

@@ -99,6 +99,10 @@ type App struct {
 	// client_secret_post or private_key_jwt. Empty: by any for which it has a secret or keys, of which one is required.
 	// none: a public client, which has neither and can only ever sign people in with PKCE: no Actions, no Introspect.
 	AuthMethod string
+	// KeyBound wants the app's tokens bound to a key (DPoP, RFC 9449): a code is redeemed only with a proof, with JWKS by
+	// one of those keys alone, so that who steals the body of a webhook, or the secret too, cannot act with it. False: the
+	// app may bind its tokens, by sending a proof.
+	KeyBound bool
 
 	// Webhook is where grants are pushed to: https, unless AllowWebhooksTo names its host. Empty: the app polls.
 	Webhook string
@@ -198,6 +202,9 @@ func checkApps(g *guard.Guard, registered []grant.App, triggers []grant.Trigger)
 		}
 		if redirect := t.Deliver == grant.Redirect || t.Deliver == "" && (t.On == grant.LinkOpen || t.On == grant.PageOpen); redirect && len(a.RedirectURIs) == 0 {
 			fault("trigger %.80q: deliver: the app %.80q has no redirect URI", triggerID(t), t.App)
+		}
+		if a.KeyBound && t.Stateless {
+			fault("trigger %.80q: stateless: the tokens of the app %.80q are bound to a key, and those of the trigger cannot be", triggerID(t), t.App)
 		}
 		if t.Deliver == grant.Push && a.Webhook == "" {
 			fault("trigger %.80q: deliver: the app %.80q has no webhook", triggerID(t), t.App)

@@ -86,6 +86,17 @@
 // purged an hour after the token's end. Until then it takes its room, also for tokens without a count and for actions
 // that cost nothing: limit the rate of such routes.
 //
+// # Tokens bound to a key
+//
+// An app that sends a DPoP proof (RFC 9449) when it redeems a code gets a token that is bound to that key: the answer's
+// token_type is DPoP, and Require takes it with the scheme DPoP and a proof, and not as Bearer. [App].KeyBound makes an
+// app do so, with JWKS by a registered key: what its webhook has brought is worth nothing without the key then.
+//
+// A proof names method and URL, has a nonce of the server's (401 or 400 use_dpop_nonce, with the header DPoP-Nonce, until
+// it has), an iat within 5 minutes of the server's clock, the hash of the token where there is one, and a jti that is
+// taken once on all servers: in the write that spends, where a token is used. The URL's scheme and host are the Issuer's,
+// whatever the Host header says, and its path is the one that came over the wire: a proxy must leave that as it is.
+//
 // # Two servers
 //
 // Servers with one Key and one Store act as one: a code issued by the one is redeemed at the other, once; a token is
@@ -233,6 +244,13 @@
 //	RFC 9700 §4.14.2  refresh tokens rotate; one that comes again ends all         TestSignInRefresh, TestSignInOnceOnTwoNodes
 //	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata
 //	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRemoteResourceMetadata
+//	RFC 9449 §4.3    what a proof must be                                         TestDPoPRefuses, TestProofsOfRFC9449
+//	RFC 9449 §4.3    htu after normalization, without query and fragment          TestSameURL, TestDPoPBehindAProxy
+//	RFC 9449 §5      token_type, and no code without a proof where one must be    TestDPoP, TestDPoPRefuses
+//	RFC 9449 §6.2    cnf in introspection                                         TestDPoP
+//	RFC 9449 §7.1    the schemes DPoP and Bearer; the challenge                   TestDPoP, TestDPoPRefuses
+//	RFC 9449 §8, §9  nonces, at the token endpoint and the API                    TestDPoPNonce, TestDPoPByTheApp
+//	RFC 9449 §11.1   a jti is taken once: 64 at a time, on two servers            TestDPoPOnce
 //	Standard Webhooks  what signs and what verifies                               TestVectors
 //
 // Deviations: a token of RFC 6749 §4.4 lives for ten minutes and has no scope, since it stands for no user. RFC 6749
@@ -242,7 +260,8 @@
 // ahead. At the authorization endpoint redirect_uri is required, also of an app that has only one; a request is made by
 // GET alone, since POST is the page's form; resource may be there once; and what is malformed as a whole, such as a
 // parameter that is there twice, is told to people and not to the app. A code that comes again within 10 s, or from
-// another app, ends nothing. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
+// another app, ends nothing. Of RFC 9449 the nonce is always required; tokens of client_credentials and of sign-in are not
+// bound, for they act for nobody and carry no action; and the challenge for a request without a token names Bearer. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
 // Of RFC 8693, actor_token is refused, since the client that asks is the actor; resource and audience are one value;
 // expires_in in a request is ours, since the standard has no word for a shorter life.
 package authz

@@ -117,6 +117,9 @@ func (i *IntrospectionEndpoint) introspect(ctx context.Context, app *App, token 
 		Active: true, Scope: granted.String(), ClientID: d.App, TokenType: "Bearer", Exp: d.NotAfter.Unix(), Iat: d.IssuedAt.Unix(),
 		Sub: i.Engine.Name(d.App, d.Account), Iss: i.Issuer, GrantID: d.Grant, Domain: &domain,
 	}
+	if key := d.Key(); key != "" {
+		answer.TokenType, answer.Cnf = "DPoP", &confirmation{key}
+	}
 	if app.Introspect {
 		answer.Username = d.Account
 	}

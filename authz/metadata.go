@@ -43,6 +43,7 @@ type metadata struct {
 	TokenAlgs             []string `json:"token_endpoint_auth_signing_alg_values_supported"`
 	IntrospectionAlgs     []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 	RevocationAlgs        []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	DPoPAlgs              []string `json:"dpop_signing_alg_values_supported"`
 	Scopes                []string `json:"scopes_supported,omitempty"`
 	Resources             []string `json:"protected_resources,omitempty"`
 	JWKS                  string   `json:"jwks_uri,omitempty"`
@@ -81,7 +82,7 @@ func (m *MetadataEndpoint) make() {
 		Issuer: m.Issuer, TokenEndpoint: base + "/token", IntrospectionEndpoint: base + "/introspect", RevocationEndpoint: base + "/revoke",
 		GrantsEndpoint: base + "/grants", UseEndpoint: base + "/use", GrantTypes: []string{GrantTypeOperation, grantTypeExchange, "client_credentials"}, ResponseTypes: []string{},
 		TokenAuth: auth, IntrospectionAuth: auth, RevocationAuth: auth,
-		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources, JWKS: jwks, DetailTypes: []string{detailType},
+		TokenAlgs: jose.Algorithms(), IntrospectionAlgs: jose.Algorithms(), RevocationAlgs: jose.Algorithms(), DPoPAlgs: jose.Algorithms(), Scopes: m.Scopes, Resources: m.Resources, JWKS: jwks, DetailTypes: []string{detailType},
 	}
 	if m.SignIn {
 		doc.Authorization, doc.ResponseTypes, doc.ResponseModes = base+"/authorize", []string{"code"}, []string{"query"}

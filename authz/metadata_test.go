@@ -32,6 +32,7 @@ func TestMetadata(t *testing.T) {
 		"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
 		"introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
 		"revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+		"dpop_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
 		"token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
 		"introspection_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
 		"revocation_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"]

@@ -36,7 +36,11 @@ type Verifier struct {
 	Realm  string        // of the challenge (RFC 9110 §11.5); empty: none
 	// ResourceMetadata is the URL of a ResourceMetadataEndpoint, which challenges then name (RFC 9728 §5.1). Empty: none.
 	ResourceMetadata string
-	Log              *slog.Logger // causes that clients are not told; nil: nowhere
+	// DPoP verifies the proofs that go with tokens that are bound to a key (RFC 9449). Nil: such tokens are refused.
+	DPoP *DPoP
+	Log  *slog.Logger // causes that clients are not told; nil: nowhere
+
+	scheme string // of the challenges; empty: Bearer
 }
 
 // Use verifies a token and spends a use of it, for callers without HTTP; see grant.Engine.Use for its errors.
@@ -65,6 +69,9 @@ func (s *Server) RequireFunc(resolve func(*http.Request) (scope.Scope, error), o
 // one that is forged, expired, used up or revoked; 403 for a wrong domain or action and for rights that have changed.
 // 503 when the store or Permit fail: then nothing was let through.
 //
+// A token that is bound to a key (RFC 9449) is taken with the scheme DPoP and a proof, and refused as Bearer; one that is
+// not is refused with the scheme DPoP. A proof is taken in the write that spends.
+//
 // The path alone must say where: for "/posts/{id}" use RequireFunc. Routers other than http.ServeMux must set the
 // path values (http.Request.SetPathValue). A value that the route does not have is a 500 at the first call, never an
 // empty domain. A malformed pattern panics: it is a mistake in the program, seen at its start.
@@ -77,11 +84,16 @@ func (v *Verifier) Require(pattern string, options ...Option) func(http.Handler)
 		panic(fmt.Sprintf("authz: Require(%q): %v", pattern, err))
 	}
 	fixed, inHandler := v.fixedAnswers(), spendsInHandler(options)
+	asked, askedFixed := v.asked()
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			token, ok := bearer(w, r, fixed)
+			v, fixed := v, fixed
+			token, bound, ok := v.token(w, r, fixed)
 			if !ok {
 				return
+			}
+			if bound {
+				v, fixed = asked, askedFixed
 			}
 			missing := ""
 			want, err := p.Expand(func(name string) (string, bool) {
@@ -101,6 +113,10 @@ func (v *Verifier) Require(pattern string, options ...Option) func(http.Handler)
 			}
 			if inHandler || r.Header[idempotencyKey] != nil {
 				v.exchange(w, r, fixed, token, inHandler, always(want), next)
+				return
+			}
+			if bound {
+				v.bound(w, r, fixed, token, always(want), next)
 				return
 			}
 			d, err := v.Engine.Use(r.Context(), token, want)
@@ -127,14 +143,23 @@ func (v *Verifier) RequireFunc(resolve func(*http.Request) (scope.Scope, error),
 		}
 		return want, err
 	}
+	asked, askedFixed := v.asked()
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			token, ok := bearer(w, r, fixed)
+			v, fixed := v, fixed
+			token, bound, ok := v.token(w, r, fixed)
 			if !ok {
 				return
 			}
+			if bound {
+				v, fixed = asked, askedFixed
+			}
 			if inHandler || r.Header[idempotencyKey] != nil {
 				v.exchange(w, r, fixed, token, inHandler, resolved, next)
+				return
+			}
+			if bound {
+				v.bound(w, r, fixed, token, resolved, next)
 				return
 			}
 			var want scope.Scope
@@ -169,27 +194,39 @@ func told(err error) string {
 	return text[:min(len(text), 200)]
 }
 
-// bearer takes the token from the Authorization header (RFC 6750 §2.1), the only place where it is looked for.
-func bearer(w http.ResponseWriter, r *http.Request, fixed map[string]*answer) (string, bool) {
+// token takes the token from the Authorization header (RFC 6750 §2.1), the only place where it is looked for, and says
+// whether it came with the scheme DPoP (RFC 9449 §7.1).
+func (v *Verifier) token(w http.ResponseWriter, r *http.Request, fixed map[string]*answer) (token string, bound, ok bool) {
 	values := r.Header["Authorization"]
 	if len(values) > 1 {
 		writeError(w, http.StatusBadRequest, "invalid_request", "more than one Authorization header")
-		return "", false
+		return "", false, false
 	}
 	if len(values) == 1 {
 		// RFC 9110 §11.1: the scheme is case-insensitive.
 		if s := values[0]; len(s) > 7 && strings.EqualFold(s[:7], "Bearer ") {
-			return strings.TrimLeft(s[7:], " "), true
+			return strings.TrimLeft(s[7:], " "), false, true
+		} else if v.DPoP != nil && len(s) > 5 && strings.EqualFold(s[:5], "DPoP ") {
+			return strings.TrimLeft(s[5:], " "), true, true
 		}
 	}
 	fixed[noToken].write(w)
-	return "", false
+	return "", false, false
+}
+
+// bearer is token for who takes no other scheme.
+func bearer(w http.ResponseWriter, r *http.Request, fixed map[string]*answer) (string, bool) {
+	token, _, ok := new(Verifier).token(w, r, fixed)
+	return token, ok
 }
 
 func (v *Verifier) challenge(code, description, wanted string) string {
-	b := []byte("Bearer")
+	b, algs := []byte("Bearer"), ""
+	if v.scheme != "" {
+		b, algs = []byte(v.scheme), dpopAlgorithms
+	}
 	sep := " "
-	for _, p := range [...][2]string{{"realm", v.Realm}, {"error", code}, {"error_description", description}, {"scope", wanted}, {"resource_metadata", v.ResourceMetadata}} {
+	for _, p := range [...][2]string{{"realm", v.Realm}, {"error", code}, {"error_description", description}, {"scope", wanted}, {"resource_metadata", v.ResourceMetadata}, {"algs", algs}} {
 		if p[1] != "" {
 			b = append(append(append(b, sep...), p[0]...), '=')
 			b = strconv.AppendQuote(b, p[1])
@@ -271,6 +308,7 @@ func (v *Verifier) refuse(ctx context.Context, w http.ResponseWriter, fixed map[
 	reason := grant.Reason(err)
 	said := fixed[reason]
 	switch {
+	case v.scheme != "" && v.unproved(w, err):
 	case said == nil, reason == stranger && !errors.Is(err, grant.ErrUnknown):
 		v.fail(ctx, w, http.StatusServiceUnavailable, "temporarily_unavailable", err)
 	case reason == "wrong_domain", reason == "wrong_action":

@@ -101,7 +101,7 @@ func TestRequireBearer(t *testing.T) {
 		"spaces":             {[]string{"Bearer     "}, 401, bad},
 		"Basic":              {[]string{"Basic Ym9va2JvdDpib29rLXNlY3JldA=="}, 401, none},
 		"another scheme":     {[]string{"Bearerx " + g.token}, 401, none},
-		"DPoP":               {[]string{"DPoP " + g.token}, 401, none},
+		"another, as long":   {[]string{"DPoP2 " + g.token}, 401, none},
 		"no scheme":          {[]string{g.token}, 401, none},
 		"a tab":              {[]string{"Bearer\t" + g.token}, 401, none},
 		"space before":       {[]string{" Bearer " + g.token}, 401, none},

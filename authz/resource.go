@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+
+	"github.com/behest-go/behest/internal/jose"
 )
 
 // resourceMetadata is where a ResourceMetadataEndpoint stands: before the resource's path (RFC 9728 §3.1).
@@ -20,6 +22,7 @@ type ResourceMetadataEndpoint struct {
 	Resource string   // the API's own URL; required
 	Issuer   string   // of the authorization server; required
 	Name     string   // resource_name, for people; empty: left out
+	DPoP     bool     // takes tokens that are bound to a key: dpop_signing_alg_values_supported
 	Scopes   []string // scopes_supported; empty: left out: what a token is for is not the client's choice
 
 	once sync.Once
@@ -32,13 +35,18 @@ func (e *ResourceMetadataEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Requ
 		return
 	}
 	e.once.Do(func() {
+		var algs []string
+		if e.DPoP {
+			algs = jose.Algorithms()
+		}
 		e.body, _ = json.Marshal(struct { // strings cannot fail
 			Resource string   `json:"resource"`
 			Servers  []string `json:"authorization_servers"`
 			Scopes   []string `json:"scopes_supported,omitempty"`
 			Methods  []string `json:"bearer_methods_supported"`
 			Name     string   `json:"resource_name,omitempty"`
-		}{e.Resource, []string{e.Issuer}, e.Scopes, []string{"header"}, e.Name})
+			DPoP     []string `json:"dpop_signing_alg_values_supported,omitempty"`
+		}{e.Resource, []string{e.Issuer}, e.Scopes, []string{"header"}, e.Name, algs})
 	})
 	writePublic(w, e.body)
 }

@@ -56,7 +56,8 @@ func TestResourceMetadata(t *testing.T) {
 		require.Equal(t, "public, max-age=3600", res.Header.Get("Cache-Control"))
 		var said map[string]any
 		require.NoError(t, json.NewDecoder(res.Body).Decode(&said))
-		require.Equal(t, map[string]any{"resource": web.URL + path, "authorization_servers": []any{web.URL + path}, "bearer_methods_supported": []any{"header"}}, said)
+		require.Equal(t, map[string]any{"resource": web.URL + path, "authorization_servers": []any{web.URL + path}, "bearer_methods_supported": []any{"header"},
+			"dpop_signing_alg_values_supported": []any{"EdDSA", "ES256", "RS256"}}, said)
 
 		res, err = http.Get(web.URL + "/.well-known/oauth-authorization-server" + path)
 		require.NoError(t, err)

@@ -96,6 +96,10 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	nonces, err := hkdf.Key(sha256.New, []byte(key.Reveal()), nil, "behest dpop nonce", sha256.Size)
+	if err != nil {
+		return nil, err
+	}
 	v := &views{engine: engine, key: key, access: access}
 	first, err := v.make(&grant.Config{Apps: apps}, nil) // until the store is asked
 	if err != nil {
@@ -118,7 +122,8 @@ func New(c Config) (*Server, error) {
 		s.waker, _ = st.(Waker)
 	}
 	issuer, _ := url.Parse(c.Issuer) // checked above
-	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, ResourceMetadata: wellKnown(issuer, resourceMetadata), Log: log}
+	proofs := &DPoP{Origin: issuer.Scheme + "://" + issuer.Host, Key: grant.NewSecret(string(nonces)), Store: st, Now: c.Now}
+	s.verifier = &Verifier{Engine: engine, Realm: c.Issuer, ResourceMetadata: wellKnown(issuer, resourceMetadata), DPoP: proofs, Log: log}
 	s.deliverer = &Deliverer{Engine: engine, Follow: v.targets, Wait: s.wake.wait, Observe: c.Observe, Now: now, Log: log,
 		Post: func(ctx context.Context, url string, header http.Header, body []byte) (int, time.Duration, error) {
 			answer, err := g.Post(ctx, url, header, body)
@@ -129,14 +134,14 @@ func New(c Config) (*Server, error) {
 		signIn = &AuthorizationEndpoint{Engine: engine, Clients: clients, Store: st, Key: key, Issuer: c.Issuer, Account: c.Account, LoginURL: c.LoginURL, Now: now, Log: log}
 	}
 	s.endpoints = map[string]http.Handler{
-		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, JWT: signer, SignIn: signIn, Now: now, Log: log},
+		issuer.Path + prefix + "/token":      &TokenEndpoint{Engine: engine, Clients: clients, DPoP: proofs, Store: st, Issuer: c.Issuer, JWT: signer, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/introspect": &IntrospectionEndpoint{Engine: engine, Clients: clients, Store: st, Issuer: c.Issuer, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/revoke":     &RevocationEndpoint{Engine: engine, Clients: clients, Store: st, SignIn: signIn, Now: now, Log: log},
 		issuer.Path + prefix + "/use":        &UseEndpoint{Engine: engine, Clients: clients, Log: log},
 		issuer.Path + prefix + "/grants":     &GrantsEndpoint{Engine: engine, Clients: clients, Store: st, Wait: s.wake.wait, Now: now, Log: log},
 		// RFC 8414 §3.1: the well-known part goes before the issuer's path.
 		"/.well-known/oauth-authorization-server" + issuer.Path: &MetadataEndpoint{Issuer: c.Issuer, Prefix: prefix, Resources: []string{c.Issuer}, JWKS: signer != nil, SignIn: signIn != nil},
-		resourceMetadata + issuer.Path:                          &ResourceMetadataEndpoint{Resource: c.Issuer, Issuer: c.Issuer},
+		resourceMetadata + issuer.Path:                          &ResourceMetadataEndpoint{Resource: c.Issuer, Issuer: c.Issuer, DPoP: true},
 	}
 	for path := range s.endpoints {
 		if below, ok := strings.CutPrefix(path, issuer.Path+prefix+"/"); ok {

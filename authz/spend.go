@@ -101,7 +101,7 @@ func (v *Verifier) exchange(w http.ResponseWriter, r *http.Request, fixed map[st
 	var request [32]byte
 	var malformed *fault
 	var unresolved error
-	d, err := v.Engine.PrepareFunc(r.Context(), token, func() (want scope.Scope, err error) {
+	d, err := v.prepare(w, r, token, func() (want scope.Scope, err error) {
 		// Only for tokens that this server made: a stranger makes nobody read a body.
 		if key, request, x.keyed, malformed = idempotency(w, r); malformed != nil {
 			return want, malformed
@@ -136,6 +136,14 @@ func (v *Verifier) exchange(w http.ResponseWriter, r *http.Request, fixed map[st
 		return
 	}
 	x.serve(r, next)
+}
+
+// prepare asks for a proof where the token must be bound to a key.
+func (v *Verifier) prepare(w http.ResponseWriter, r *http.Request, token string, resolve func() (scope.Scope, error)) (*Delegation, error) {
+	if v.scheme != "" {
+		return v.Engine.PrepareBound(r.Context(), token, v.prove(w, r, token), resolve)
+	}
+	return v.Engine.PrepareFunc(r.Context(), token, resolve)
 }
 
 // spend is for a request with a key. What has begun outlives a client that leaves: the write may be there already, and

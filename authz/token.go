@@ -2,18 +2,19 @@ package authz
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-oauth2/oauth2/v4/server"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/jose"
 	"github.com/behest-go/behest/scope"
 	"github.com/behest-go/behest/store"
 )
@@ -57,6 +58,7 @@ type TokenEndpoint struct {
 	Engine  *grant.Engine
 	Clients *Clients
 	Store   store.Store      // the engine's
+	DPoP    *DPoP            // binds tokens to keys (RFC 9449); nil: it does not
 	JWT     *JWTSigner       // makes the tokens of stateless grants; nil: they are not redeemed here
 	Issuer  string           // the server's own URL, which is the one resource that tokens are for
 	Now     func() time.Time // nil: time.Now
@@ -104,14 +106,14 @@ func (t *TokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "":
 		writeError(w, http.StatusBadRequest, "invalid_request", "grant_type is missing")
 	case GrantTypeOperation:
-		answer, err := t.redeem(ctx, app, form)
+		answer, err := t.redeem(w, r, app, form)
 		if err != nil {
 			writeFault(ctx, w, t.Log, "token", err)
 			return
 		}
 		writeJSON(w, http.StatusOK, answer)
 	case grantTypeExchange:
-		answer, err := t.exchange(ctx, app, form)
+		answer, err := t.exchange(w, r, app, form)
 		if err != nil {
 			writeFault(ctx, w, t.Log, "token", err)
 			return
@@ -184,7 +186,12 @@ func (t *TokenEndpoint) serve(w http.ResponseWriter, r *http.Request, app *App, 
 	_ = t.standard.HandleTokenRequest(w, standardRequest(r.Context(), app, form))
 }
 
-func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (*tokenAnswer, error) {
+func (t *TokenEndpoint) redeem(w http.ResponseWriter, r *http.Request, app *App, form url.Values) (*tokenAnswer, error) {
+	ctx := r.Context()
+	key, err := t.proved(w, r, app)
+	if err != nil {
+		return nil, err
+	}
 	code := grant.NewSecret(form.Get("code"))
 	if code.IsZero() {
 		return nil, badRequest("code is missing")
@@ -200,7 +207,7 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 		}
 		asked = &d
 	}
-	accept := func(g *grant.Grant) error { return cmp.Or(asked.exactly(g), t.acceptable(g)) }
+	accept := func(g *grant.Grant) error { return cmp.Or(asked.exactly(g), t.acceptable(g, app, key)) }
 	if text := form.Get("scope"); text != "" {
 		want, err := scope.ParseSet(text)
 		if err != nil {
@@ -210,7 +217,7 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 			if g.Scope() != want {
 				return errScope
 			}
-			return cmp.Or(asked.exactly(g), t.acceptable(g))
+			return cmp.Or(asked.exactly(g), t.acceptable(g, app, key))
 		}
 	}
 	g, token, err := t.Engine.RedeemFunc(ctx, app.ID, code, accept)
@@ -239,11 +246,41 @@ func (t *TokenEndpoint) redeem(ctx context.Context, app *App, form url.Values) (
 	return answer, nil
 }
 
+// proved returns the thumbprint of the key that the request proves to have, and takes the proof; empty for none.
+func (t *TokenEndpoint) proved(w http.ResponseWriter, r *http.Request, app *App) (string, error) {
+	if t.DPoP == nil || len(r.Header.Values("DPoP")) == 0 {
+		if app.KeyBound {
+			if t.DPoP != nil {
+				t.DPoP.offer(w, clock(t.DPoP.Now))
+			}
+			return "", proofFault("this app's tokens are bound to a key: a DPoP proof is required")
+		}
+		return "", nil
+	}
+	p, err := t.DPoP.verify(w, r, "")
+	if err != nil {
+		return "", err
+	}
+	if app.KeyBound && app.JWKS != "" {
+		known, err := jose.ParseSet([]byte(app.JWKS))
+		if err != nil {
+			return "", err
+		}
+		if !slices.ContainsFunc(known, func(k *jose.Key) bool { return k.Thumbprint() == p.key }) {
+			return "", proofFault("the proof is by a key that the app is not registered with")
+		}
+	}
+	return p.key, t.DPoP.take(r.Context(), p)
+}
+
 // acceptable is asked before a code is used up.
-func (t *TokenEndpoint) acceptable(g *grant.Grant) error {
+func (t *TokenEndpoint) acceptable(g *grant.Grant, app *App, key string) error {
 	switch {
 	case !g.Stateless:
+		g.Key = key
 		return nil
+	case app.KeyBound: // became so after the grant was issued
+		return invalidGrant("a token of this grant cannot be bound to a key")
 	case t.JWT == nil:
 		return fmt.Errorf("%w: the grant %s is stateless, and there is nobody who signs", grant.ErrInvalid, g.ID)
 	case t.Engine.Name(g.App, g.Account) != g.Account: // was so when the trigger was made
@@ -257,6 +294,9 @@ func (t *TokenEndpoint) answer(g *grant.Grant, token grant.Secret, app *App) *to
 		AccessToken: token.Reveal(), TokenType: "Bearer", ExpiresIn: int64(g.For / time.Second),
 		Scope: g.Scope(), GrantID: g.ID, Domain: g.Domain, Sub: t.Engine.Name(app.ID, g.Account),
 		Details: detailsOf(t.Issuer, g.Domain, g.Actions, g.Uses),
+	}
+	if g.Key != "" {
+		answer.TokenType = "DPoP"
 	}
 	if g.Uses != grant.Unlimited {
 		answer.Uses = g.Uses

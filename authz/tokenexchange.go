@@ -2,7 +2,6 @@ package authz
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -34,15 +33,21 @@ func actorsOf(apps []string) (act *actor) {
 	return act
 }
 
-func (t *TokenEndpoint) exchange(ctx context.Context, app *App, form url.Values) (*tokenAnswer, error) {
+func (t *TokenEndpoint) exchange(w http.ResponseWriter, r *http.Request, app *App, form url.Values) (*tokenAnswer, error) {
+	ctx := r.Context()
 	want, err := t.wanted(form)
 	if err != nil {
 		return nil, err
 	}
-	g, token, err := t.Engine.DeriveFunc(ctx, app.ID, grant.NewSecret(form.Get("subject_token")), want, func(parent *grant.Delegation, _ *grant.Grant) error {
+	key, err := t.proved(w, r, app)
+	if err != nil {
+		return nil, err
+	}
+	g, token, err := t.Engine.DeriveFunc(ctx, app.ID, grant.NewSecret(form.Get("subject_token")), want, func(parent *grant.Delegation, child *grant.Grant) error {
 		if parent.Key() != "" {
 			return badSubject("is bound to a key, which was not proved")
 		}
+		child.Key = key
 		return nil
 	})
 	switch {

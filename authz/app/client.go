@@ -36,6 +36,11 @@ type Client struct {
 	// Key, in place of Secret, is the key whose public half the server knows the app by (private_key_jwt, RFC 7523). It
 	// never leaves the app: each request carries an assertion that is good for a minute, once. Zero: Secret.
 	Key Key
+	// DPoP binds the tokens that Redeem gets to this key, which may be the same one: whoever finds such a token cannot
+	// use it (RFC 9449). Proofs are made, and nonces brought, by Redeem and Do; a request whose body cannot be sent again
+	// (http.Request.GetBody) and that needs another nonce is an [*Error] with the code use_dpop_nonce, and good when it is
+	// made again. Zero: tokens are not bound.
+	DPoP Key
 	// TokenURL, GrantsURL and RevokeURL are the endpoints. Zero: Issuer and "/oauth2/token", "/oauth2/grants",
 	// "/oauth2/revoke".
 	TokenURL, GrantsURL, RevokeURL string
@@ -125,15 +130,19 @@ func (c *Client) token(ctx context.Context, form url.Values) (*Token, error) {
 	switch {
 	case !visible(wire.AccessToken.Reveal()):
 		return nil, fmt.Errorf("%w: no usable access_token", ErrProtocol)
-	case !strings.EqualFold(wire.TokenType, "Bearer"): // RFC 6749 §7.1: not to be used otherwise
+	case !strings.EqualFold(wire.TokenType, "Bearer") && (c.DPoP.IsZero() || !strings.EqualFold(wire.TokenType, dpop)): // RFC 6749 §7.1: not to be used otherwise
 		return nil, fmt.Errorf("%w: the token_type is not Bearer", ErrProtocol)
 	case wire.ExpiresIn <= 0 || wire.ExpiresIn > int64(100*365*24*time.Hour/time.Second):
 		return nil, fmt.Errorf("%w: no sensible expires_in", ErrProtocol)
 	case wire.Uses < 0:
 		return nil, fmt.Errorf("%w: negative uses", ErrProtocol)
 	}
+	kind := "Bearer"
+	if strings.EqualFold(wire.TokenType, dpop) {
+		kind = dpop
+	}
 	return &Token{
-		AccessToken: wire.AccessToken, GrantID: wire.GrantID, Account: wire.Account, Domain: wire.Domain,
+		AccessToken: wire.AccessToken, Type: kind, GrantID: wire.GrantID, Account: wire.Account, Domain: wire.Domain,
 		Scope: wire.Scope, Uses: wire.Uses, Event: wire.Event, Expiry: sent.Add(time.Duration(wire.ExpiresIn) * time.Second), now: c.Now,
 	}, nil
 }
@@ -226,13 +235,43 @@ func (c *Client) do(req *http.Request, t *Token) (*http.Response, error) {
 	if req.URL == nil || origin(req.URL) != origin(base) || req.URL.User != nil {
 		return nil, fmt.Errorf("app: do: the token is for %s and is sent nowhere else", origin(base))
 	}
-	out := req.Clone(req.Context())
-	if out.Header == nil {
-		out.Header = make(http.Header)
+	if t.Type == dpop && c.DPoP.IsZero() {
+		return nil, errors.New("app: do: the token is bound to a key, and useless without its key: see Client.DPoP")
 	}
-	out.Header.Set("Authorization", "Bearer "+t.AccessToken.Reveal())
-	sent = true // from here on the transport closes the body
-	return c.roundTrip(out)
+	for again := false; ; again = true {
+		out := req.Clone(req.Context())
+		if again && req.GetBody != nil {
+			if out.Body, err = req.GetBody(); err != nil {
+				return nil, fmt.Errorf("app: do: the body cannot be sent again: %w", err)
+			}
+		}
+		if out.Header == nil {
+			out.Header = make(http.Header)
+		}
+		if t.Type != dpop {
+			out.Header.Set("Authorization", "Bearer "+t.AccessToken.Reveal())
+			sent = true // from here on the transport closes the body
+			return c.roundTrip(out)
+		}
+		proof, err := c.DPoP.proof(out.Method, out.URL, t.AccessToken.Reveal(), c.now())
+		if err != nil {
+			return nil, err
+		}
+		out.Header.Set("Authorization", "DPoP "+t.AccessToken.Reveal())
+		out.Header.Set(dpop, proof)
+		sent = true
+		resp, err := c.roundTrip(out)
+		if err != nil {
+			return nil, err
+		}
+		c.DPoP.note(out.URL, resp.Header)
+		// RFC 9449 §9
+		asked := resp.StatusCode == http.StatusUnauthorized && strings.Contains(resp.Header.Get("WWW-Authenticate"), `error="`+useNonce+`"`)
+		if again || !asked || req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
+			return resp, nil
+		}
+		resp.Body.Close()
+	}
 }
 
 // Callback returns the code that the user's client brought to the app's redirect URI, with the parameters code and iss.
@@ -293,8 +332,18 @@ func (c *Client) check() error {
 }
 
 // call sends one request with the client's credentials and decodes the JSON of a 200 into out, if there is an out.
-// The parameters are the form of a POST or the query of a GET.
+// The parameters are the form of a POST or the query of a GET. A redemption brings a proof, and again with the nonce that
+// it is asked for.
 func (c *Client) call(ctx context.Context, timeout time.Duration, method, override, path string, params url.Values, out any) error {
+	err := c.send(ctx, timeout, method, override, path, params, out)
+	var refused *Error
+	if !c.DPoP.IsZero() && errors.As(err, &refused) && refused.Code == useNonce {
+		return c.send(ctx, timeout, method, override, path, params, out)
+	}
+	return err
+}
+
+func (c *Client) send(ctx context.Context, timeout time.Duration, method, override, path string, params url.Values, out any) error {
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -333,9 +382,20 @@ func (c *Client) call(ctx context.Context, timeout time.Duration, method, overri
 	if authorization != "" {
 		req.Header.Set("Authorization", authorization)
 	}
+	bound := !c.DPoP.IsZero() && params.Get("grant_type") == grantType
+	if bound {
+		proof, err := c.DPoP.proof(method, u, "", c.now())
+		if err != nil {
+			return err
+		}
+		req.Header.Set(dpop, proof)
+	}
 	resp, err := c.roundTrip(req)
 	if err != nil {
 		return err
+	}
+	if bound {
+		c.DPoP.note(u, resp.Header)
 	}
 	defer resp.Body.Close()
 	answer, err := read(resp)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -20,6 +21,11 @@ import (
 const (
 	assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" // RFC 7523 §2.2
 	assertionLife = time.Minute
+
+	dpop      = "DPoP" // the scheme, the token_type and the header of proofs
+	useNonce  = "use_dpop_nonce"
+	maxNonce  = 1024
+	mostHosts = 64
 )
 
 // A Key is a private key that shows itself in no format. The zero Key is none. Copies are the same key.
@@ -29,6 +35,7 @@ type keyState struct {
 	signer *jose.Signer
 	mu     sync.Mutex
 	own    map[[3]string]ownToken // of client_credentials, by issuer, client and endpoint
+	nonces map[string]string      // for proofs, by origin
 }
 
 type ownToken struct {
@@ -43,7 +50,7 @@ func NewKey(private crypto.Signer, id string) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("app: key: %w", err)
 	}
-	return Key{&keyState{signer: s, own: map[[3]string]ownToken{}}}, nil
+	return Key{&keyState{signer: s, own: map[[3]string]ownToken{}, nonces: map[string]string{}}}, nil
 }
 
 // IsZero reports whether there is no key.
@@ -133,4 +140,44 @@ func (k Key) forget(c *Client) {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
 	delete(k.of.own, ownOf(c))
+}
+
+// proof is one of RFC 9449 §4.2, with the last nonce that the server gave.
+func (k Key) proof(method string, u *url.URL, token string, now time.Time) (string, error) {
+	to := *u
+	to.RawQuery, to.ForceQuery, to.Fragment, to.RawFragment = "", false, "", ""
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	if method == "" {
+		method = http.MethodGet
+	}
+	claims := map[string]any{"htm": method, "htu": to.String(), "iat": now.Unix(), "jti": base64.RawURLEncoding.EncodeToString(id[:])}
+	k.of.mu.Lock()
+	if nonce := k.of.nonces[origin(u)]; nonce != "" {
+		claims["nonce"] = nonce
+	}
+	k.of.mu.Unlock()
+	if token != "" {
+		sum := sha256.Sum256([]byte(token))
+		claims["ath"] = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	text, err := k.of.signer.SignEmbedded("dpop+jwt", claims)
+	if err != nil {
+		return "", fmt.Errorf("app: key: %w", err)
+	}
+	return text, nil
+}
+
+// note keeps the nonce that an answer brings (RFC 9449 §8.2).
+func (k Key) note(u *url.URL, h http.Header) {
+	nonce := h.Get("DPoP-Nonce")
+	if nonce == "" || len(nonce) > maxNonce {
+		return
+	}
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	if len(k.of.nonces) >= mostHosts {
+		clear(k.of.nonces) // they are asked for again
+	}
+	k.of.nonces[origin(u)] = nonce
 }

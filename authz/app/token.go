@@ -13,6 +13,7 @@ import (
 // some uses. It is valid until the server says otherwise: the user may revoke it or lose the right at any moment.
 type Token struct {
 	AccessToken Secret
+	Type        string       // "DPoP": bound to the key of [Client.DPoP]; else Bearer
 	GrantID     string       // the grant that it is of
 	Account     string       // whom it acts as, by the name that this app knows them by
 	Domain      scope.Domain // where
@@ -29,6 +30,9 @@ type Token struct {
 // any host that they are asked to call: see [Client.Do].
 func (t *Token) OAuth2() *oauth2.Token {
 	out := &oauth2.Token{AccessToken: t.AccessToken.Reveal(), TokenType: "Bearer", Expiry: t.Expiry}
+	if t.Type == dpop {
+		out.TokenType = dpop // which that package's clients send without a proof: refused
+	}
 	return out.WithExtra(map[string]any{
 		"grant_id": t.GrantID, "domain": t.Domain.String(), "sub": t.Account, "scope": t.Scope.String(),
 	})

@@ -152,7 +152,7 @@ func isLoopback(host string) bool {
 
 func (r *appsReader) app(n *node, path string) authz.App {
 	var a authz.App
-	for _, m := range r.fields(n, path, "id", "name", "secret", "secret_hash", "jwks", "token_endpoint_auth_method", "actions", "webhook", "webhook_secret", "redirect_uris", "introspect", "real_names") {
+	for _, m := range r.fields(n, path, "id", "name", "secret", "secret_hash", "jwks", "token_endpoint_auth_method", "dpop_bound_access_tokens", "actions", "webhook", "webhook_secret", "redirect_uris", "introspect", "real_names") {
 		field := path + "." + m.name
 		switch m.name {
 		case "id":
@@ -168,6 +168,8 @@ func (r *appsReader) app(n *node, path string) authz.App {
 				r.fault(m.value, field, "is not a JWK set, an object with keys")
 			}
 			a.JWKS = string(r.text[m.value.start:m.value.end])
+		case "dpop_bound_access_tokens":
+			a.KeyBound = r.yes(m.value, field)
 		case "token_endpoint_auth_method":
 			a.AuthMethod = r.text1(m.value, field)
 		case "actions":
