@@ -159,7 +159,7 @@ func TestDPoP(t *testing.T) {
 	rec = p.call("DPoP " + token[:len(token)-4] + "AAAA")
 	require.Equal(t, 401, rec.Code, "a forgery needs no proof to be refused")
 	require.Contains(t, rec.Header().Get("WWW-Authenticate"), `DPoP realm="https://social.example", error="invalid_token"`)
-	require.Contains(t, rec.Header().Get("WWW-Authenticate"), `algs="EdDSA ES256 RS256"`)
+	require.Contains(t, rec.Header().Get("WWW-Authenticate"), `algs="EdDSA Ed25519 ES256 RS256"`)
 }
 
 // RFC 9449 §4.3, at the token endpoint (400) and where a token is used (401 with a challenge). Nothing is spent by it.

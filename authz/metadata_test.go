@@ -32,10 +32,10 @@ func TestMetadata(t *testing.T) {
 		"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
 		"introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
 		"revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-		"dpop_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
-		"token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
-		"introspection_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"],
-		"revocation_endpoint_auth_signing_alg_values_supported": ["EdDSA", "ES256", "RS256"]
+		"dpop_signing_alg_values_supported": ["EdDSA", "Ed25519", "ES256", "RS256"],
+		"token_endpoint_auth_signing_alg_values_supported": ["EdDSA", "Ed25519", "ES256", "RS256"],
+		"introspection_endpoint_auth_signing_alg_values_supported": ["EdDSA", "Ed25519", "ES256", "RS256"],
+		"revocation_endpoint_auth_signing_alg_values_supported": ["EdDSA", "Ed25519", "ES256", "RS256"]
 	}`, rec.Body.String())
 
 	m = &authz.MetadataEndpoint{Issuer: "https://social.example/a", Prefix: "/b/c", Scopes: []string{"x"}}

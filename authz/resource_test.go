@@ -57,7 +57,7 @@ func TestResourceMetadata(t *testing.T) {
 		var said map[string]any
 		require.NoError(t, json.NewDecoder(res.Body).Decode(&said))
 		require.Equal(t, map[string]any{"resource": web.URL + path, "authorization_servers": []any{web.URL + path}, "bearer_methods_supported": []any{"header"},
-			"dpop_signing_alg_values_supported": []any{"EdDSA", "ES256", "RS256"}}, said)
+			"dpop_signing_alg_values_supported": []any{"EdDSA", "Ed25519", "ES256", "RS256"}}, said)
 
 		res, err = http.Get(web.URL + "/.well-known/oauth-authorization-server" + path)
 		require.NoError(t, err)

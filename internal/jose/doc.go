@@ -3,7 +3,8 @@
 // The laws:
 //
 //  1. Nothing is taken from a JWS whose signature was not verified, but through a method that is named Unverified.
-//  2. The algorithm is the key's, and in the caller's list: EdDSA with Ed25519, ES256, RS256 with 2048 to 4096 bits.
+//  2. The algorithm is the key's, and in the caller's list: EdDSA with Ed25519, also by that name (RFC 9864), ES256, RS256
+//     with 2048 to 4096 bits.
 //     What "alg" says must agree, and chooses nothing (RFC 8725 §3.1).
 //  3. "typ" is one that the caller expects, so that a token of one kind is none of another (RFC 8725 §3.11).
 //  4. No doubt is resolved: a member that is there twice, base64url that is not canonical, text that is not UTF-8, any

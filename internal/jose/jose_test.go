@@ -94,6 +94,42 @@ func TestSignAndVerify(t *testing.T) {
 	}
 }
 
+// RFC 9864 §2.2: Ed25519 is what EdDSA is with that curve, by another name, which some clients have.
+func TestEd25519(t *testing.T) {
+	s, err := NewSigner(edKey(), "k")
+	require.NoError(t, err)
+	x := base64.RawURLEncoding.EncodeToString(edKey().Public().(ed25519.PublicKey))
+	key, err := ParseKey([]byte(`{"kty":"OKP","crv":"Ed25519","alg":"Ed25519","kid":"k","x":"` + x + `"}`))
+	require.NoError(t, err)
+	other, err := NewKey(ed25519.NewKeyFromSeed(make([]byte, 32)).Public(), "k")
+	require.NoError(t, err)
+	rules := &Rules{Types: []string{"JWT"}}
+	token := forge(`{"alg":"Ed25519","typ":"JWT","kid":"k"}`, `{"sub":"u"}`)
+	for _, keys := range []Set{{s.Key()}, {key}} {
+		claims, err := rules.Claims(token, keys)
+		require.NoError(t, err)
+		require.Equal(t, "u", claims.Subject)
+	}
+	_, err = rules.Claims(token, Set{other})
+	require.ErrorIs(t, err, ErrInvalid)
+	require.NotErrorIs(t, err, ErrNoKey)
+	for i := range token {
+		if b := []byte(token); b[i] != '.' && i+1 < len(b) && b[i+1] != '.' {
+			b[i] ^= 1
+			_, err = rules.Claims(string(b), Set{key})
+			require.ErrorIs(t, err, ErrInvalid, i)
+		}
+	}
+	_, err = (&Rules{Types: []string{"JWT"}, Algorithms: []string{EdDSA}}).Claims(token, Set{key})
+	require.ErrorIs(t, err, ErrInvalid, "only what is allowed")
+	_, embedded, err := (&Rules{Types: []string{"dpop+jwt"}, Embedded: true}).EmbeddedClaims(
+		forge(`{"alg":"Ed25519","typ":"dpop+jwt","jwk":{"kty":"OKP","crv":"Ed25519","x":"`+x+`"}}`, `{}`))
+	require.NoError(t, err)
+	require.Equal(t, key.Thumbprint(), embedded.Thumbprint())
+	_, err = ParseKey([]byte(`{"kty":"EC","crv":"P-256","alg":"Ed25519","x":"l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs","y":"9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA"}`))
+	require.ErrorIs(t, err, ErrInvalid)
+}
+
 // Every byte of a JWS matters, and each of them has one form.
 func TestEveryByteOfAJWS(t *testing.T) {
 	s, err := NewSigner(edKey(), "")
@@ -314,7 +350,7 @@ func TestParseKeyRefuses(t *testing.T) {
 		"RSA without n":           `{"kty":"RSA","e":"AQAB"}`,
 		"RSA with crv":            strings.TrimSuffix(rsaKey(2048, "AQAB"), "}") + `,"crv":"P-256"}`,
 		"alg of another key":      `{` + ed + `,"alg":"ES256"}`,
-		"alg of another name":     `{` + ed + `,"alg":"Ed25519"}`,
+		"alg of another name":     `{` + ed + `,"alg":"Ed448"}`,
 		"alg of PSS":              strings.TrimSuffix(rsaKey(2048, "AQAB"), "}") + `,"alg":"PS256"}`,
 		"alg null":                `{` + ed + `,"alg":null}`,
 		"use enc":                 `{` + ed + `,"use":"enc"}`,

@@ -17,15 +17,16 @@ import (
 	"github.com/go-jose/go-jose/v4/json"
 )
 
-// Algorithms (RFC 7518 §3.1, RFC 8037 §3.1).
+// Algorithms (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2.2).
 const (
-	EdDSA = "EdDSA" // with Ed25519
-	ES256 = "ES256" // with P-256
-	RS256 = "RS256" // with 2048 to 4096 bits
+	EdDSA   = "EdDSA"   // with Ed25519
+	Ed25519 = "Ed25519" // the same by the name that says so; nothing is signed by it here
+	ES256   = "ES256"   // with P-256
+	RS256   = "RS256"   // with 2048 to 4096 bits
 )
 
 // Algorithms returns those that this package knows, the default first.
-func Algorithms() []string { return []string{EdDSA, ES256, RS256} }
+func Algorithms() []string { return []string{EdDSA, Ed25519, ES256, RS256} }
 
 // ErrInvalid is wrapped by all errors of what was given, whose texts are for the log and quote no token. ErrNoKey says
 // that none of the keys is the one that the JWS names: with others it may verify.
@@ -147,7 +148,7 @@ func ParseKey(text []byte) (*Key, error) {
 	}
 	_, hasOps := members["key_ops"]
 	switch {
-	case j.Alg != nil && *j.Alg != k.Algorithm():
+	case j.Alg != nil && !k.is(*j.Alg):
 		return nil, invalid("the JWK's alg is %.20q, its key is of %s", *j.Alg, k.Algorithm())
 	case j.Use != nil && *j.Use != "sig":
 		return nil, invalid("the JWK's use is %.20q, not sig", *j.Use)
@@ -219,8 +220,13 @@ func minimal(text *string, name string, most int) (*big.Int, error) {
 // ID is the "kid".
 func (k *Key) ID() string { return k.jwk.KeyID }
 
-// Algorithm is the one that the key is for.
+// Algorithm is the one that the key is for. With EdDSA that is Ed25519, too.
 func (k *Key) Algorithm() string { return k.jwk.Algorithm }
+
+// is reports whether alg names the key's algorithm.
+func (k *Key) is(alg string) bool {
+	return alg == k.jwk.Algorithm || alg == Ed25519 && k.jwk.Algorithm == EdDSA
+}
 
 // Thumbprint is that of RFC 7638 with SHA-256, in base64url: 43 characters.
 func (k *Key) Thumbprint() string { return k.thumbprint }
