@@ -11,6 +11,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import * as jose from "jose";
 import * as oauth from "oauth4webapi";
 import * as openid from "openid-client";
 import { Webhook, WebhookVerificationError } from "standardwebhooks";
@@ -37,15 +38,29 @@ const receiver = createServer((req, res) => {
 }).listen(0, "127.0.0.1");
 await once(receiver, "listening");
 
+// An app for each algorithm by which one may authenticate with a key.
+const algorithms = ["EdDSA", "ES256", "RS256"];
+const keys = {};
+for (const alg of algorithms) keys[alg] = await jose.generateKeyPair(alg, { extractable: true });
+const audience = "https://files.example";
+const redirect = "http://127.0.0.1/callback";
+
 const apps = {
+	jwt_audience: audience,
 	apps: [
 		{ id: "probe", name: "Probe", secret, actions: ["message.write", "member.read"] },
 		{ id: "hook", name: "Hook", secret: "hook-secret", actions: ["message.write"], webhook: `http://127.0.0.1:${receiver.address().port}/hook` },
 		{ id: "other", name: "Other", secret: "other-secret", actions: ["message.write"] },
 		{ id: "rs", name: "A resource server", secret: "rs-secret", introspect: true },
+		{ id: "site", name: "Site", secret: "site-secret", redirect_uris: [redirect] },
+		{ id: "phone", name: "Phone", token_endpoint_auth_method: "none", redirect_uris: [redirect] },
+		{ id: "reader", name: "Reader", secret: "reader-secret", actions: ["member.read"], real_names: true },
+		...(await Promise.all(algorithms.map(async (alg) => ({ id: alg.toLowerCase(), name: alg, actions: ["message.write"], jwks: { keys: [await jose.exportJWK(keys[alg].publicKey)] } })))),
 	],
 	triggers: [
 		{ id: "probe-mention", app: "probe", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 3, redeem_within: "60s", deliver: "poll" },
+		{ id: "reader-mention", app: "reader", on: "mention", in: "group:*", allow: ["member.read"], for: "2m", uses: -1, stateless: true, deliver: "poll" },
+		...algorithms.map((alg) => ({ app: alg.toLowerCase(), on: "mention", in: "group:*", allow: ["message.write"], for: "1m", uses: 1, deliver: "poll" })),
 		{ id: "hook-mention", app: "hook", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 1, redeem_within: "60s", deliver: "push" },
 	],
 };
@@ -200,6 +215,102 @@ async function main() {
 		for (let i = 0; i < 3; i++) assert.equal((await call()).status, 201);
 		await challenged(call(), 401, "invalid_token", undefined);
 		await challenged(oauth.protectedResourceRequest("made-up", "POST", post().url, post().headers, "{}", insecure), 401, "invalid_token", undefined);
+	});
+
+	await step("oauth4webapi goes from a challenge to the resource's metadata and its server", async () => {
+		const res = await fetch(`${base}/api/groups/42/messages`);
+		const [, link] = /resource_metadata="([^"]+)"/.exec(res.headers.get("www-authenticate"));
+		const resource = new URL(base);
+		const found = await oauth.resourceDiscoveryRequest(resource, insecure);
+		assert.equal(found.url, link);
+		const metadata = await oauth.processResourceDiscoveryResponse(resource, found);
+		assert.deepEqual([metadata.authorization_servers, metadata.bearer_methods_supported], [[base], ["header"]]);
+	});
+
+	await step("openid-client authenticates with a key: EdDSA, ES256, RS256, each assertion once", async () => {
+		for (const alg of algorithms) {
+			const id = alg.toLowerCase();
+			const config = await discover(id, openid.PrivateKeyJwt(keys[alg].privateKey));
+			await say("zhang-san", `@${id} do it`);
+			const { access_token: own } = await openid.clientCredentialsGrant(config);
+			const res = await fetch(`${base}/oauth2/grants?wait=5s`, { headers: { authorization: `Bearer ${own}` } });
+			const { grants: [grant] } = await res.json();
+			const tokens = await openid.genericGrantRequest(config, operation, { code: grant.code });
+			const { url, method, body, headers } = post(`by ${alg}`);
+			assert.equal((await openid.fetchProtectedResource(config, tokens.access_token, url, method, body, headers)).status, 201);
+
+			// The same assertion again, and those that others signed or that are for others.
+			const assertion = (claims, key = keys[alg].privateKey) =>
+				new jose.SignJWT({ jti: crypto.randomUUID(), ...claims }).setProtectedHeader({ alg }).setIssuer(id).setSubject(id).setAudience(claims?.aud ?? base).setIssuedAt().setExpirationTime("60s").sign(key);
+			const ask = async (client_assertion) => {
+				const form = { grant_type: "client_credentials", client_assertion_type: "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", client_assertion };
+				const res = await fetch(as.token_endpoint, { method: "POST", body: new URLSearchParams(form) });
+				return [res.status, (await res.json()).error];
+			};
+			const once = await assertion();
+			assert.deepEqual(await ask(once), [200, undefined]);
+			assert.deepEqual(await ask(once), [401, "invalid_client"]);
+			assert.deepEqual(await ask(await assertion({ aud: "https://elsewhere.example" })), [401, "invalid_client"]);
+			const { privateKey: stranger } = await jose.generateKeyPair(alg);
+			assert.deepEqual(await ask(await assertion({}, stranger)), [401, "invalid_client"]);
+		}
+	});
+
+	await step("openid-client signs people in, with a secret and as a public client, and refreshes", async () => {
+		for (const [id, auth] of [["site", openid.ClientSecretBasic("site-secret")], ["phone", openid.None()]]) {
+			const config = await discover(id, auth);
+			const verifier = openid.randomPKCECodeVerifier();
+			const state = openid.randomState();
+			const redirect_uri = id === "phone" ? redirect.replace("127.0.0.1", "127.0.0.1:49152") : redirect; // RFC 8252 §7.3
+			const link = openid.buildAuthorizationUrl(config, { redirect_uri, state, scope: "profile", code_challenge: await openid.calculatePKCECodeChallenge(verifier), code_challenge_method: "S256" });
+
+			const stranger = await fetch(link, { redirect: "manual" });
+			assert.equal(stranger.status, 303, "who is not logged in is sent to log in");
+			const page = await fetch(link, { headers: { cookie: cookies["zhang-san"] }, redirect: "manual" });
+			assert.equal(page.status, 200);
+			const [, token] = /name="?token"? value="([^"]+)"/.exec(await page.text());
+			const answer = async (headers, form) => fetch(link, { method: "POST", headers: { cookie: cookies["zhang-san"], ...headers }, body: new URLSearchParams(form), redirect: "manual" });
+			assert.equal((await answer({ origin: "https://elsewhere.example" }, { token, answer: "yes" })).status, 403, "another site's form");
+			assert.equal((await answer({}, { token: "made-up", answer: "yes" })).status, 403);
+			const agreed = await answer({}, { token, answer: "yes" });
+			assert.equal(agreed.status, 303);
+			const back = new URL(agreed.headers.get("location"));
+			assert.equal(back.searchParams.get("iss"), base); // RFC 9207, which openid-client checks too
+			await assert.rejects(openid.authorizationCodeGrant(config, back, { pkceCodeVerifier: verifier, expectedState: "another" }));
+
+			const tokens = await openid.authorizationCodeGrant(config, back, { pkceCodeVerifier: verifier, expectedState: state });
+			assert.deepEqual([tokens.scope, tokens.username, tokens.expiresIn() > 3590], ["profile", "zhang-san", true]);
+			const next = await openid.refreshTokenGrant(config, tokens.refresh_token);
+			assert.equal(next.sub, tokens.sub);
+			assert.notEqual(next.refresh_token, tokens.refresh_token);
+			await fails(openid.refreshTokenGrant(config, tokens.refresh_token), "invalid_grant"); // within 10 s: the family lives
+			const last = await openid.refreshTokenGrant(config, next.refresh_token);
+			await fails(openid.authorizationCodeGrant(config, back, { pkceCodeVerifier: verifier, expectedState: state }), "invalid_grant");
+
+			const { url, method, body, headers } = post("who somebody is opens nothing");
+			await assert.rejects(openid.fetchProtectedResource(config, last.access_token, url, method, body, headers), { code: "OAUTH_WWW_AUTHENTICATE_CHALLENGE" });
+			if (id === "phone") continue; // a public client proves nothing at these endpoints
+			assert.equal((await openid.tokenIntrospection(config, last.access_token)).sub, tokens.sub);
+			await openid.tokenRevocation(config, last.refresh_token);
+			assert.deepEqual({ ...(await openid.tokenIntrospection(config, last.access_token)) }, { active: false });
+		}
+	});
+
+	await step("jose and oauth4webapi verify a stateless token by the JWKS, for its audience alone", async () => {
+		await say("zhang-san", "@reader who is here?");
+		const { code } = await waiting("reader", "reader-secret");
+		const config = await discover("reader", openid.ClientSecretBasic("reader-secret"));
+		const { access_token: token, token_type } = await openid.genericGrantRequest(config, operation, { code });
+		assert.equal(token_type, "bearer");
+		const set = jose.createRemoteJWKSet(new URL(as.jwks_uri));
+		const rules = { issuer: base, audience, typ: "at+jwt", algorithms: ["EdDSA"], requiredClaims: ["exp", "iat", "jti", "sub", "client_id", "scope"], maxTokenAge: "5m" };
+		const { payload } = await jose.jwtVerify(token, set, rules);
+		assert.deepEqual([payload.sub, payload.client_id, payload.scope], ["zhang-san", "reader", "group:42/member.read"]);
+		await assert.rejects(jose.jwtVerify(token, set, { ...rules, audience: base }), { code: "ERR_JWT_CLAIM_VALIDATION_FAILED" });
+		await assert.rejects(jose.jwtVerify(token, set, { ...rules, typ: "JWT" }), { code: "ERR_JWT_CLAIM_VALIDATION_FAILED" });
+		const request = new Request(`${audience}/list`, { headers: { authorization: `Bearer ${token}` } });
+		const claims = await oauth.validateJwtAccessToken(as, request, audience, insecure);
+		assert.equal(claims.jti, payload.jti);
 	});
 
 	await step("standardwebhooks verifies a push, and nothing that was changed", async () => {
