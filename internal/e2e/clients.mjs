@@ -58,7 +58,7 @@ const apps = {
 		...(await Promise.all(algorithms.map(async (alg) => ({ id: alg.toLowerCase(), name: alg, actions: ["message.write"], jwks: { keys: [await jose.exportJWK(keys[alg].publicKey)] } })))),
 	],
 	triggers: [
-		{ id: "probe-mention", app: "probe", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 3, redeem_within: "60s", deliver: "poll" },
+		{ id: "probe-mention", app: "probe", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 3, redeem_within: "60s", deliver: "poll", delegates: ["other"] },
 		{ id: "reader-mention", app: "reader", on: "mention", in: "group:*", allow: ["member.read"], for: "2m", uses: -1, stateless: true, deliver: "poll" },
 		...algorithms.map((alg) => ({ app: alg.toLowerCase(), on: "mention", in: "group:*", allow: ["message.write"], for: "1m", uses: 1, deliver: "poll" })),
 		{ id: "hook-mention", app: "hook", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 1, redeem_within: "60s", deliver: "push" },
@@ -254,6 +254,36 @@ async function main() {
 			const { privateKey: stranger } = await jose.generateKeyPair(alg);
 			assert.deepEqual(await ask(await assertion({}, stranger)), [401, "invalid_client"]);
 		}
+	});
+
+	await step("openid-client exchanges a token for a narrower one, and for one of another app's", async () => {
+		const exchange = (config, subject_token, more) =>
+			openid.genericGrantRequest(config, "urn:ietf:params:oauth:grant-type:token-exchange",
+				{ subject_token, subject_token_type: "urn:ietf:params:oauth:token-type:access_token", ...more });
+		const use = (config, token, thread) =>
+			openid.fetchProtectedResource(config, token, post().url, "POST", JSON.stringify({ text: "by a child", thread }), post().headers);
+		const left = async (token) => (await openid.tokenIntrospection(rs, token)).uses_left;
+		const { access_token: parent, sub } = await openid.genericGrantRequest(basic, operation, { code: (await asked()).code });
+
+		const authorization_details = JSON.stringify([{ type: "social_operation", uses: 1 }]);
+		const child = await exchange(basic, parent, { scope: "group:42/thread:t1/message.write", authorization_details });
+		assert.deepEqual([child.issued_token_type, child.scope, child.uses, child.sub], ["urn:ietf:params:oauth:token-type:access_token", "group:42/thread:t1/message.write", 1, sub]);
+		assert.equal((await use(basic, child.access_token, "t1")).status, 201);
+		assert.equal(await left(parent), 2, "the child's use is the parent's");
+		await assert.rejects(use(basic, child.access_token, "t1"), { code: "OAUTH_WWW_AUTHENTICATE_CHALLENGE" });
+		await fails(exchange(basic, parent, { scope: "group:7/message.write" }), "invalid_scope");
+
+		const others = await exchange(other, parent);
+		assert.notEqual(others.sub, sub, "each app has its own name for the account");
+		assert.equal((await (await use(other, others.access_token)).json()).via, "other");
+		const seen = await openid.tokenIntrospection(rs, others.access_token);
+		assert.deepEqual([seen.client_id, seen.act, seen.authorization_details[0].type], ["other", { sub: "other", act: { sub: "probe" } }, "social_operation"]);
+		const hook = await discover("hook", openid.ClientSecretBasic("hook-secret"));
+		await fails(exchange(hook, parent), "invalid_request"); // who is not named learns nothing
+		await fails(exchange(hook, "made-up"), "invalid_request");
+
+		await openid.tokenRevocation(basic, parent);
+		assert.equal((await openid.tokenIntrospection(rs, others.access_token)).active, false, "children die with it");
 	});
 
 	await step("openid-client signs people in, with a secret and as a public client, and refreshes", async () => {
