@@ -52,6 +52,7 @@ const apps = {
 		{ id: "hook", name: "Hook", secret: "hook-secret", actions: ["message.write"], webhook: `http://127.0.0.1:${receiver.address().port}/hook` },
 		{ id: "other", name: "Other", secret: "other-secret", actions: ["message.write"] },
 		{ id: "rs", name: "A resource server", secret: "rs-secret", introspect: true },
+		{ id: "bound", name: "Bound", secret: "bound-secret", actions: ["message.write"], dpop_bound_access_tokens: true },
 		{ id: "site", name: "Site", secret: "site-secret", redirect_uris: [redirect] },
 		{ id: "phone", name: "Phone", token_endpoint_auth_method: "none", redirect_uris: [redirect] },
 		{ id: "reader", name: "Reader", secret: "reader-secret", actions: ["member.read"], real_names: true },
@@ -61,6 +62,7 @@ const apps = {
 		{ id: "probe-mention", app: "probe", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 3, redeem_within: "60s", deliver: "poll", delegates: ["other"] },
 		{ id: "reader-mention", app: "reader", on: "mention", in: "group:*", allow: ["member.read"], for: "2m", uses: -1, stateless: true, deliver: "poll" },
 		...algorithms.map((alg) => ({ app: alg.toLowerCase(), on: "mention", in: "group:*", allow: ["message.write"], for: "1m", uses: 1, deliver: "poll" })),
+		{ id: "bound-mention", app: "bound", on: "mention", in: "group:*", allow: ["message.write"], for: "2m", uses: 3, deliver: "poll" },
 		{ id: "hook-mention", app: "hook", on: "mention", in: "group:*", allow: ["message.write"], for: "10m", uses: 1, redeem_within: "60s", deliver: "push" },
 	],
 };
@@ -284,6 +286,30 @@ async function main() {
 
 		await openid.tokenRevocation(basic, parent);
 		assert.equal((await openid.tokenIntrospection(rs, others.access_token)).active, false, "children die with it");
+	});
+
+	await step("openid-client binds a token to a key by DPoP: with a nonce, and to no other's", async () => {
+		for (const alg of ["ES256", "Ed25519"]) {
+			const config = await discover("bound", openid.ClientSecretBasic("bound-secret"));
+			const DPoP = openid.getDPoPHandle(config, await openid.randomDPoPKeyPair(alg)); // which tries again with the nonce
+			await say("zhang-san", `@bound with ${alg}`);
+			const { code } = await waiting("bound", "bound-secret");
+			await fails(openid.genericGrantRequest(config, operation, { code }), "invalid_dpop_proof");
+			const tokens = await openid.genericGrantRequest(config, operation, { code }, { DPoP });
+			assert.equal(tokens.token_type, "dpop");
+			const { url, method, body, headers } = post(`bound by ${alg}`);
+			const call = (options) => openid.fetchProtectedResource(config, tokens.access_token, url, method, body, headers, options);
+			for (let i = 0; i < 2; i++) assert.equal((await call({ DPoP })).status, 201); // a proof of its own for each
+			const thief = openid.getDPoPHandle(config, await openid.randomDPoPKeyPair(alg));
+			for (const options of [{}, { DPoP: thief }]) {
+				await assert.rejects(call(options), (err) => {
+					assert.deepEqual([err.code, err.status], ["OAUTH_WWW_AUTHENTICATE_CHALLENGE", 401], err.stack);
+					return true;
+				});
+			}
+			const seen = await openid.tokenIntrospection(rs, tokens.access_token);
+			assert.deepEqual([seen.token_type, seen.uses_left, typeof seen.cnf.jkt], ["DPoP", 1, "string"]);
+		}
 	});
 
 	await step("openid-client signs people in, with a secret and as a public client, and refreshes", async () => {
