@@ -3,7 +3,7 @@
 // The laws:
 //
 //  1. No operation, no token. A delegation token exists only because the account in it did, there, what a [grant.Trigger] predetermined.
-//  2. What travels is a one-time code, never a usable token. The app redeems it with its own secret.
+//  2. What travels is a one-time code, never a usable token. The app redeems it with its own secret or key.
 //  3. A handler behind [Server.Require] runs only after a use was spent, and acts as the delegation says: for that account, through that app, in that domain.
 //     With [SpendInHandler] it spends the use itself, together with its effect, and what it answers before that is no success.
 //  4. The client learns the code, the log the cause. The holder of a real token learns why it failed; a stranger gets one answer, whatever was wrong.
@@ -175,6 +175,8 @@
 //	access  <hash>       a token of client_credentials, by the SHA-256 of it: its App, and NotAfter, 10 minutes later,
 //	                     from which on it is purged
 //	signin  A.<random>   one consent, and all that came of it, in the account's aggregate: see Signing in
+//	assertion  <hash>    an assertion (RFC 7523), or a proof at the token endpoint (RFC 9449), that was taken; purged a
+//	                     minute after it could be good
 //	purge   purge        one for all: who leases it purges; Due is the end of the lease, or when the next round begins
 //	key     config.root  with InsecureKeyInStore alone: the key, in the clear. It stays for good
 //
@@ -238,30 +240,31 @@
 //	RFC 9396 §6, §7  no more than was granted; the answer says what was           TestTokenDetails, TestExchange
 //	RFC 9396 §9.2    authorization_details in an introspection                    TestIntrospect, TestIntrospectExchanged
 //	RFC 9396 §10     authorization_details_types_supported                        TestMetadata
-//	RFC 9449 §6.2    cnf, and token_type DPoP, in an introspection                TestExchangeOfBoundToken
+//	RFC 9449 §4.3    what a proof must be                                         TestDPoPRefuses, TestProofsOfRFC9449
+//	RFC 9449 §4.3    htu after normalization, without query and fragment          TestSameURL, TestDPoPBehindAProxy
+//	RFC 9449 §5      token_type, and no code without a proof where one must be    TestDPoP, TestDPoPRefuses
+//	RFC 9449 §6.2    cnf, and token_type DPoP, in an introspection                TestDPoP, TestExchangeOfBoundToken
+//	RFC 9449 §7.1    the schemes DPoP and Bearer; the challenge                   TestDPoP, TestDPoPRefuses
+//	RFC 9449 §8, §9  nonces, at the token endpoint and the API                    TestDPoPNonce, TestDPoPByTheApp
+//	RFC 9449 §11.1   a jti is taken once: 64 at a time, on two servers            TestDPoPOnce
 //	RFC 9700 §2.1    redirect URIs are compared as they are written               TestAuthorizeMalformed
 //	RFC 9700 §4.12   303, so that what was posted goes no further                 TestAuthorizeForm
 //	RFC 9700 §4.14.2  refresh tokens rotate; one that comes again ends all         TestSignInRefresh, TestSignInOnceOnTwoNodes
 //	RFC 9728 §3      a resource's metadata, at the path that belongs to it        TestResourceMetadata
 //	RFC 9728 §5.1    each challenge says where that is                            TestResourceMetadata, TestRemoteResourceMetadata
-//	RFC 9449 §4.3    what a proof must be                                         TestDPoPRefuses, TestProofsOfRFC9449
-//	RFC 9449 §4.3    htu after normalization, without query and fragment          TestSameURL, TestDPoPBehindAProxy
-//	RFC 9449 §5      token_type, and no code without a proof where one must be    TestDPoP, TestDPoPRefuses
-//	RFC 9449 §6.2    cnf in introspection                                         TestDPoP
-//	RFC 9449 §7.1    the schemes DPoP and Bearer; the challenge                   TestDPoP, TestDPoPRefuses
-//	RFC 9449 §8, §9  nonces, at the token endpoint and the API                    TestDPoPNonce, TestDPoPByTheApp
-//	RFC 9449 §11.1   a jti is taken once: 64 at a time, on two servers            TestDPoPOnce
 //	Standard Webhooks  what signs and what verifies                               TestVectors
+//	all of these       as clients speak them that know nothing of behest          TestForeignClients
 //
 // Deviations: a token of RFC 6749 §4.4 lives for ten minutes and has no scope, since it stands for no user. RFC 6749
 // §5.2 lets a server answer 400 to a client that is not known: it is 401 here, as for a wrong secret, so that nobody
-// learns which clients there are. An assertion of RFC 7523 has one aud, also in a list, since one for two servers can be
-// carried by the one to the other (draft-ietf-oauth-rfc7523bis); its jti is required, and its exp is at most ten minutes
-// ahead. At the authorization endpoint redirect_uri is required, also of an app that has only one; a request is made by
-// GET alone, since POST is the page's form; resource may be there once; and what is malformed as a whole, such as a
-// parameter that is there twice, is told to people and not to the app. A code that comes again within 10 s, or from
-// another app, ends nothing. Of RFC 9449 the nonce is always required; tokens of client_credentials and of sign-in are not
-// bound, for they act for nobody and carry no action; and the challenge for a request without a token names Bearer. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it.
-// Of RFC 8693, actor_token is refused, since the client that asks is the actor; resource and audience are one value;
+// learns which clients there are. An assertion of RFC 7523 has one aud, also in a list, since one for two servers can
+// be carried by the one to the other (draft-ietf-oauth-rfc7523bis); its jti is required, and its exp is at most ten
+// minutes ahead. At the authorization endpoint redirect_uri is required, also of an app that has only one; a request is
+// made by GET alone, since POST is the page's form; resource may be there once; and what is malformed as a whole, such
+// as a parameter that is there twice, is told to people and not to the app. A code that comes again within 10 s, or
+// from another app, ends nothing. Of RFC 9449 the nonce is always required; tokens of client_credentials and of sign-in
+// are not bound, for they act for nobody and carry no action; and the challenge for a request without a token names
+// Bearer. The resource of RFC 9728 is the whole API; §3.3, taken by the letter, would have one for each URL of it. Of
+// RFC 8693, actor_token is refused, since the client that asks is the actor; resource and audience are one value;
 // expires_in in a request is ours, since the standard has no word for a shorter life.
 package authz
