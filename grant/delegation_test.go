@@ -167,3 +167,52 @@ func FuzzDelegationJSON(f *testing.F) {
 		require.Equal(t, d, back)
 	})
 }
+
+// What is used together keeps nothing of another's: neither while others are made, nor afterwards.
+func TestDelegationsOfUsesTogether(t *testing.T) {
+	w := newWorld(t, func(c *grant.Config) {
+		c.Triggers[0].Uses = grant.Unlimited
+		c.Triggers[0].Delegates = []string{"weather"}
+	})
+	type use struct{ account, event, token string }
+	var all []use
+	for i := range 16 {
+		ev := mention(fmt.Sprint("m", i, strings.Repeat("x", 10*i)))
+		ev.Account = fmt.Sprint("account-", i, strings.Repeat("y", 7*i))
+		token := w.redeem(w.emit(ev))
+		all = append(all, use{ev.Account, ev.ID, token})
+		if i%4 == 0 {
+			_, child := w.derive("weather", token, grant.Grant{})
+			all = append(all, use{ev.Account, ev.ID, child})
+		}
+	}
+	var held [16][]*grant.Delegation
+	var of [16][]use
+	for _, err := range together(16, func(i int) error {
+		for n := range 200 {
+			u := all[(n*7+i*3)%len(all)]
+			d, err := w.UseFunc(ctx, u.token, func() (scope.Scope, error) {
+				if _, err := w.Use(ctx, all[n%len(all)].token, write); err != nil {
+					return scope.Scope{}, err
+				}
+				return write, nil
+			})
+			if err != nil {
+				return err
+			}
+			held[i], of[i] = append(held[i], d), append(of[i], u)
+		}
+		return nil
+	}) {
+		require.NoError(t, err)
+	}
+	for i := range held {
+		for n, d := range held[i] {
+			require.Equal(t, of[i][n].account, d.Account)
+			require.Equal(t, of[i][n].event, d.Event)
+			require.Equal(t, group, d.GrantedIn())
+			require.Equal(t, "message.write", strings.TrimPrefix(d.Granted().String(), "group:42/"))
+			require.Contains(t, []string{"bookbot", "weather"}, d.App)
+		}
+	}
+}

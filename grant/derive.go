@@ -356,8 +356,8 @@ func (e *Engine) child(now time.Time, app string, t *sealedToken, want *Grant) (
 	case want.For > 0:
 		c.notAfter = now.Add(want.For).UnixMicro()
 	}
-	if want.Uses < Unlimited {
-		return nil, invalid("%d uses", want.Uses)
+	if want.Uses < Unlimited || want.Uses > maxUses {
+		return nil, invalid("uses: %d is not between 1 and %d, nor Unlimited (%d)", want.Uses, maxUses, Unlimited)
 	}
 	return &c, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -819,6 +820,14 @@ func TestDeriveOfUnlimited(t *testing.T) {
 	require.Equal(t, 1, d.Left)
 	_, _, err = w.Derive(ctx, "weather", grant.NewSecret(child), grant.Grant{Uses: grant.Unlimited})
 	require.ErrorIs(t, err, scope.ErrWiden)
+	// A count that no trigger could have given would end before what is kept of tokens without one.
+	for _, uses := range []int{-2, 1_000_001, 1 << 53, math.MaxInt} {
+		_, _, err = w.Derive(ctx, "weather", grant.NewSecret(token), grant.Grant{Uses: uses})
+		require.ErrorIs(t, err, grant.ErrInvalid, "%d uses", uses)
+	}
+	g, child = w.derive("weather", token, grant.Grant{Uses: 1_000_000})
+	require.Equal(t, 1_000_000, g.Uses)
+	require.EqualValues(t, 1_000_000, w.left(child))
 }
 
 // Who does not ask for a token that is not its own learns nothing, and nobody asks the store.
