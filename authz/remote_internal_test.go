@@ -1,11 +1,13 @@
 package authz
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/behest-go/behest/internal/jose"
 	"github.com/behest-go/behest/scope"
 )
 
@@ -56,4 +58,30 @@ func FuzzRefusedBy(f *testing.F) {
 		require.LessOrEqual(t, len(code), 42)
 		require.NotContains(t, code, "\n")
 	})
+}
+
+// A panic while the keys are fetched, such as of a transport that is not ours, is one request's: those who wait are told,
+// and the next one asks again.
+func TestRemoteKeysAfterAPanic(t *testing.T) {
+	now, asked, begun := time.Unix(1000, 0), 0, make(chan struct{})
+	k := &remoteKeys{now: func() time.Time { return now }}
+	k.fetch = func(context.Context) (jose.Set, time.Duration, error) {
+		if asked++; asked == 1 {
+			close(begun)
+			panic("transport")
+		}
+		return jose.Set{}, time.Minute, nil
+	}
+	waited := make(chan error)
+	go func() {
+		<-begun
+		_, err := k.get(t.Context(), false)
+		waited <- err
+	}()
+	require.PanicsWithValue(t, "transport", func() { _, _ = k.get(t.Context(), false) })
+	require.ErrorContains(t, <-waited, "broke off")
+	now = now.Add(jwksRetry)
+	_, err := k.get(t.Context(), false)
+	require.NoError(t, err)
+	require.Equal(t, 2, asked)
 }

@@ -59,20 +59,32 @@ func (k *remoteKeys) get(ctx context.Context, again bool) (jose.Set, error) {
 		k.mu.Lock()
 		return k.have(k.now())
 	}
+	k.ask(ctx)
+	return k.have(k.now())
+}
+
+// ask fetches the keys for all who wait. Meanwhile others have the lock; afterwards the caller has it again, also when
+// the transport of somebody's own panicked: then that is one request's end, and the next one asks.
+func (k *remoteKeys) ask(ctx context.Context) {
 	flight := make(chan struct{})
 	k.flight = flight
+	var set jose.Set
+	var life time.Duration
+	err := errors.New("authz: Remote: asking for the keys broke off")
+	defer func() {
+		k.mu.Lock()
+		now := k.now()
+		k.err, k.flight = err, nil
+		if err != nil {
+			k.next = now.Add(jwksRetry)
+		} else {
+			k.set, k.fresh, k.next = set, now.Add(min(max(life, jwksLeast), jwksMost)), now.Add(jwksAgain)
+			k.stale = k.fresh.Add(jwksStale)
+		}
+		close(flight)
+	}()
 	k.mu.Unlock()
-	set, life, err := k.fetch(context.WithoutCancel(ctx)) // for all who wait
-	k.mu.Lock()
-	now, k.err, k.flight = k.now(), err, nil
-	if err != nil {
-		k.next = now.Add(jwksRetry)
-	} else {
-		k.set, k.fresh, k.next = set, now.Add(min(max(life, jwksLeast), jwksMost)), now.Add(jwksAgain)
-		k.stale = k.fresh.Add(jwksStale)
-	}
-	close(flight)
-	return k.have(now)
+	set, life, err = k.fetch(context.WithoutCancel(ctx))
 }
 
 func (k *remoteKeys) have(now time.Time) (jose.Set, error) {
