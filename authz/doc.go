@@ -210,6 +210,7 @@
 //	RFC 7009 §2.1    with a token of a sign-in, all of it ends                    TestSignInEnds, TestHoleRevokingAccessLeavesRefreshAlive
 //	RFC 7517 §4      keys: public ones alone, for signatures, once                TestParseKeyRefuses, TestParseSet
 //	RFC 7517 §5      a key set of public keys alone, each with kid, alg and use   TestJWKS
+//	RFC 7519 §4.1    a proof's exp and nbf, which it need not have, hold           TestDPoPRefuses
 //	RFC 7521 §4.2    an assertion's type; client_id must not contradict it         TestPrivateKeyJWT, TestPrivateKeyJWTRefuses
 //	RFC 7523 §3      iss, sub, aud, exp, nbf, iat; the signature; invalid_client  TestPrivateKeyJWTRefuses
 //	RFC 7523 §3      jti is taken once: 64 at a time, on two servers              TestPrivateKeyJWTOnce, TestPrivateKeyJWTPurge

@@ -117,6 +117,8 @@ func (d *DPoP) verify(w http.ResponseWriter, r *http.Request, token string) (*pr
 		return nil, proofFault("htu of the proof is another URL")
 	case claims.IssuedAt.IsZero(), claims.IssuedAt.Before(now.Add(-proofSkew)), claims.IssuedAt.After(now.Add(proofSkew)):
 		return nil, proofFault("iat of the proof is not now")
+	case !claims.Expires.IsZero() && !now.Before(claims.Expires), claims.NotBefore.After(now.Add(proofSkew)): // RFC 7519 §4.1.4, §4.1.5
+		return nil, proofFault("the proof has expired, or is not good yet")
 	case claims.ID == "" || len(claims.ID) > maxProof:
 		return nil, proofFault("the proof needs a jti of 1 to 256 bytes")
 	case token != "" && ath != hashToken(token):

@@ -188,6 +188,8 @@ func TestDPoPRefuses(t *testing.T) {
 		"no iat":          {more: map[string]any{"iat": nil}},
 		"too old":         {more: map[string]any{"iat": now - 301}},
 		"to come":         {more: map[string]any{"iat": now + 301}},
+		"expired":         {more: map[string]any{"exp": now}},
+		"not yet good":    {more: map[string]any{"nbf": now + 301}},
 		"an access token": {typ: "at+jwt"},
 		"a plain JWT":     {typ: "JWT"},
 		"no nonce":        {more: map[string]any{"nonce": nil}, code: "use_dpop_nonce"},
