@@ -25,7 +25,7 @@ import (
 // With a header Idempotency-Key (1 to 255 characters, chosen at random for each use) a request may be repeated when its
 // answer was lost: it spends once, and each repetition gets the same answer, but for left, which is what is left now, and
 // with "Idempotency-Replayed: true". Keys are the client's own, for each grant, until the token's end; one with
-// another scope or another token is 422, key_reused.
+// another scope is 422, key_reused; with another grant's token it is another key.
 //
 // A token that is refused is 400, whatever the reason, since 401 would speak of the client; the body has what
 // [Verifier.Require] answers: error, which says the status by RFC 6750 §3.1 (401 for invalid_token, 403 for
@@ -117,7 +117,7 @@ func (u *UseEndpoint) refuse(ctx context.Context, w http.ResponseWriter, want sc
 	said, real := refusals[reason]
 	switch {
 	case errors.Is(err, errKeyReused):
-		writeError(w, http.StatusUnprocessableEntity, "invalid_request", "the Idempotency-Key was used for another token or scope", "error_reason", "key_reused")
+		writeError(w, http.StatusUnprocessableEntity, "invalid_request", "the Idempotency-Key was used for another scope", "error_reason", "key_reused")
 	case !real, reason == stranger && !errors.Is(err, grant.ErrUnknown):
 		writeFault(ctx, w, u.Log, "use", err)
 	case reason == stranger:
