@@ -90,7 +90,7 @@ func testSignInElsewhere(t *testing.T, o options) {
 	require.Equal(t, http.StatusUnauthorized, a.status)
 	require.Equal(t, "invalid_token", a.json(t)["error"])
 
-	for _, elsewhere := range []string{"https://evil.example/", "//evil.example/oauth2/authorize?", "/groups/42", `/\evil.example`} {
+	for _, elsewhere := range []string{"https://evil.example/", "//evil.example/oauth2/authorize?", "/groups/42", `/\evil.example`, "/oauth2/authorize?a=\x00"} {
 		_, to, _ := open(p.http.PostForm(s.base+"/login", url.Values{"user": {"zhang-san"}, "return_to": {elsewhere}}))
 		require.Equal(t, s.base+"/", to)
 	}

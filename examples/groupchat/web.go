@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/behest-go/behest/authz"
@@ -408,7 +409,8 @@ func (s *site) login(w http.ResponseWriter, r *http.Request) {
 	}
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: int(sessionLife / time.Second)})
 	back := "/"
-	if strings.HasPrefix(in.ReturnTo, "/oauth2/authorize?") { // the only page that sends people here; any URL would be another site's trick
+	// The only page that sends people here; any URL would be another site's trick, and no header has a control character.
+	if strings.HasPrefix(in.ReturnTo, "/oauth2/authorize?") && !strings.ContainsFunc(in.ReturnTo, unicode.IsControl) {
 		back = in.ReturnTo
 	}
 	http.Redirect(w, r, back, http.StatusSeeOther)
