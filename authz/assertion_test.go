@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -94,6 +95,7 @@ func newKeyWorld(t testing.TB, change ...func(*authz.Config)) *keyWorld {
 	c := authz.Config{
 		Issuer: endpointIssuer, Store: w.store, Key: grant.NewSecret(strings.Repeat("k", 32)), Now: w.now,
 		Permit: func(context.Context, grant.Access) error { return nil }, Apps: keyApps(t, w.signer),
+		Log:      slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Triggers: []grant.Trigger{{App: "keys", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}}},
 	}
 	for _, f := range change {
@@ -103,6 +105,11 @@ func newKeyWorld(t testing.TB, change ...func(*authz.Config)) *keyWorld {
 	w.az, err = authz.New(c)
 	require.NoError(t, err)
 	w.az.Routes(w.mux.Handle)
+	t.Cleanup(func() {
+		for _, secret := range []string{"eyJ", "bhsc_", "bhst_", "bhat_", "both-secret", "rs-secret", "chosen by a person"} {
+			require.NotContains(t, w.log.String(), secret, "P6: a secret in the log")
+		}
+	})
 	return w
 }
 

@@ -289,7 +289,7 @@ func TestSignInLives(t *testing.T) {
 	w.advance(time.Microsecond)
 	require.False(t, w.live(access))
 	began := w.now().Add(-time.Hour)
-	access, refresh = w.tokens(w.refresh(refresh))
+	_, refresh = w.tokens(w.refresh(refresh))
 	last := refresh
 	for w.now().Before(began.Add(350 * 24 * time.Hour)) {
 		w.advance(30*24*time.Hour - 2*time.Microsecond)
