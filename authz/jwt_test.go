@@ -558,6 +558,28 @@ func TestRemoteKeysWhileTheIssuerIsAway(t *testing.T) {
 	require.Equal(t, 201, w.post(token()).Code)
 }
 
+// An issuer that had keys and seems to have none is one that a proxy leads past: what was known is good for ten minutes more, as while it
+// does not answer. Then it is believed.
+func TestRemoteKeysThatAreGone(t *testing.T) {
+	w := newJWTWorld(t)
+	token := func() string {
+		now := w.Clock.Now().Unix()
+		return signed(t, jwtSeed, "at+jwt", map[string]any{"iss": w.URL, "aud": jwtAudience, "sub": "zhang-san", "client_id": "bookbot", "scope": "group:42/message.write",
+			"iat": now, "exp": now + 300, "jti": "1", "grant_id": "g", "domain": "group:42", "operation": "mention", "event": "m1"})
+	}
+	require.Equal(t, 201, w.post(token()).Code)
+	w.line.answer = func(*http.Request) *http.Response { return &http.Response{StatusCode: 404, Body: http.NoBody} }
+	w.Clock.Advance(5 * time.Minute)
+	require.Equal(t, 201, w.post(token()).Code)
+	w.Clock.Advance(10*time.Minute - time.Second)
+	require.Equal(t, 201, w.post(token()).Code)
+	w.Clock.Advance(3 * time.Second)
+	require.Equal(t, 401, w.post(token()).Code)
+	w.line.answer = nil
+	w.Clock.Advance(30 * time.Second)
+	require.Equal(t, 201, w.post(token()).Code)
+}
+
 // Keys that are no keys let nothing through, and none of them leads anywhere else.
 func TestRemoteKeysMalformed(t *testing.T) {
 	private, err := json.Marshal(map[string]any{"keys": []any{map[string]any{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA",

@@ -74,6 +74,9 @@ func (k *remoteKeys) ask(ctx context.Context) {
 	defer func() {
 		k.mu.Lock()
 		now := k.now()
+		if err == nil && len(set) == 0 && len(k.set) > 0 && now.Before(k.stale) {
+			err = errors.New("authz: Remote: the issuer had keys, and seems to have none") // or a proxy leads elsewhere
+		}
 		k.err, k.flight = err, nil
 		if err != nil {
 			k.next = now.Add(jwksRetry)
