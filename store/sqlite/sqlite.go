@@ -17,8 +17,8 @@
 // there is room. SQLite has no checksums over its pages: what is out of shape in a damaged file is an error, a bit that is
 // wrong within a number or a text is not noticed.
 //
-// What it costs: a use by each of 64 callers at once, which is three checks, a spend and an entry in the ledger, has 38 to 82 % of the rate of bare updates of one row, 64 in
-// a commit, through the same driver and settings, as SQLite does them by itself: less where the machine has little else to do (16,000 beside 43,000 a second on two cores, 38 %;
+// What it costs: a use by each of 64 callers at once, which is three checks, a spend and an entry in the ledger, has 37 to 82 % of the rate of bare updates of one row, 64 in
+// a commit, through the same driver and settings, as SQLite does them by itself (of such updates by 64 callers who wait for one that commits, 41 % where those are 38): less where the machine has little else to do (16,000 beside 43,000 a second on two cores, 38 %;
 // 14,200 beside 34,400, 43 %), more where it is busy (10,900 beside 18,500, 55 %; 50 to 82 % with ten programs a core). Uses of one and the same token are faster (BenchmarkUse).
 // What a use has more is the work of an insert, and pages of the log: each entry lies on a page of the index of its account, and costs as much there as the spend does.
 //
