@@ -482,7 +482,8 @@ func TestResourceServerElsewhere(t *testing.T) {
 	s := launch(t, options{apps: path})
 	probe, zhang := s.probe(), s.login("zhang-san")
 	metadata := do(t, http.DefaultClient, request(t, "GET", s.base+"/.well-known/oauth-protected-resource", "", "")).json(t)
-	require.Equal(t, map[string]any{"resource": s.base, "authorization_servers": []any{s.base}, "bearer_methods_supported": []any{"header"}}, metadata)
+	require.Equal(t, map[string]any{"resource": s.base, "authorization_servers": []any{s.base}, "bearer_methods_supported": []any{"header"},
+		"dpop_signing_alg_values_supported": []any{"EdDSA", "Ed25519", "ES256", "RS256"}}, metadata)
 	remote, err := authz.NewRemote(authz.RemoteConfig{Issuer: s.base, ClientID: "rs", Secret: grant.NewSecret("rs-secret"), Resource: "https://files.example", Now: time.Now})
 	require.NoError(t, err)
 	use := func(token string) error {
