@@ -243,7 +243,7 @@
 //	RFC 9396 §10     authorization_details_types_supported                        TestMetadata
 //	RFC 9449 §4.3    what a proof must be                                         TestDPoPRefuses, TestProofsOfRFC9449
 //	RFC 9449 §4.3    htu after normalization, without query and fragment          TestSameURL, TestDPoPBehindAProxy
-//	RFC 9449 §5      token_type, and no code without a proof where one must be    TestDPoP, TestDPoPRefuses
+//	RFC 9449 §5      token_type, and no token without a proof where one must be   TestDPoP, TestDPoPRefuses, TestDPoPExchange
 //	RFC 9449 §6.2    cnf, and token_type DPoP, in an introspection                TestDPoP, TestExchangeOfBoundToken
 //	RFC 9449 §7.1    the schemes DPoP and Bearer; the challenge                   TestDPoP, TestDPoPRefuses
 //	RFC 9449 §8, §9  nonces, at the token endpoint and the API                    TestDPoPNonce, TestDPoPByTheApp

@@ -414,3 +414,43 @@ func TestKeyBoundIsConfigured(t *testing.T) {
 		Triggers: []grant.Trigger{{App: "must", On: grant.Mention, In: "group:*", Allow: []string{"message.write"}, Uses: grant.Unlimited, For: time.Minute, Stateless: true}}})
 	require.ErrorContains(t, err, "bound to a key")
 }
+
+// RFC 9449 §5: what an exchange gives is bound to the key that was proved there, and an app that must have a key gets
+// nothing without one.
+func TestDPoPExchange(t *testing.T) {
+	p := newProofWorld(t, func(c *authz.Config) { c.Triggers[0].Delegates = []string{"must", "known"} })
+	rec := p.redeem("may", p.code("may"))
+	require.Equal(t, 200, rec.Code, rec.Body)
+	parent := endpointJSON(t, rec)["access_token"].(string)
+	exchange := func(app string, header ...string) *httptest.ResponseRecorder {
+		form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {parent}, "subject_token_type": {"urn:ietf:params:oauth:token-type:access_token"}}
+		return p.do(endpointRequest("POST", "/oauth2/token", form.Encode(), append(header, "Authorization", endpointBasic(app, "12345678"))...))
+	}
+	nonce := p.nonce()
+	proof := func() []string { return []string{"DPoP", p.proof("/oauth2/token", nonce, "", nil)} }
+
+	for _, app := range []string{"must", "known"} {
+		rec = exchange(app)
+		endpointRefused(t, rec, 400, "invalid_dpop_proof")
+		rec = exchange(app, proof()...)
+		require.Equal(t, 200, rec.Code, rec.Body)
+		body := endpointJSON(t, rec)
+		require.Equal(t, "DPoP", body["token_type"])
+		child := body["access_token"].(string)
+		require.Equal(t, 401, p.call("Bearer "+child).Code)
+		rec = p.call("DPoP "+child, "DPoP", p.proof(proofPath, nonce, child, nil))
+		require.Equal(t, 204, rec.Code, rec.Body)
+		rec = p.do(endpointRequest("POST", "/oauth2/introspect", url.Values{"token": {child}}.Encode(), "Authorization", endpointBasic("rs", "12345678")))
+		require.Equal(t, map[string]any{"jkt": p.proofs.Key().Thumbprint()}, endpointJSON(t, rec)["cnf"])
+	}
+	// A key that "known" is not registered with.
+	p.proofs = signerOf(t, clientKey("q"), "")
+	endpointRefused(t, exchange("known", proof()...), 400, "invalid_dpop_proof")
+	// Who need not prove anything gets a token for its bearer, and another's proof is taken once.
+	rec = exchange("may")
+	require.Equal(t, "Bearer", endpointJSON(t, rec)["token_type"])
+	once := proof()
+	require.Equal(t, 200, exchange("may", once...).Code)
+	endpointRefused(t, exchange("may", once...), 400, "invalid_dpop_proof")
+	require.Equal(t, int64(2), p.acted.Load())
+}
