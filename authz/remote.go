@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/refusals"
 	"github.com/behest-go/behest/scope"
 )
 
@@ -186,7 +187,7 @@ func (m *Remote) RequireFunc(resolve func(*http.Request) (scope.Scope, error), o
 				return
 			}
 			if !m.takes(token) {
-				fixed[stranger].write(w)
+				fixed[refusals.Stranger].write(w)
 				return
 			}
 			want, err := resolve(r)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/refusals"
 	"github.com/behest-go/behest/scope"
 )
 
@@ -210,7 +211,7 @@ func (v *Verifier) token(w http.ResponseWriter, r *http.Request, fixed map[strin
 			return strings.TrimLeft(s[5:], " "), true, true
 		}
 	}
-	fixed[noToken].write(w)
+	fixed[refusals.NoToken].write(w)
 	return "", false, false
 }
 
@@ -236,29 +237,6 @@ func (v *Verifier) challenge(code, description, wanted string) string {
 	return string(b)
 }
 
-// A refusal is what a client is told of an error: the one table of protocol codes.
-type refusal struct {
-	status            int
-	code, description string
-}
-
-// The keys are the words of grant.Reason, and two for those who have no real token.
-var refusals = map[string]refusal{
-	noToken:          {http.StatusUnauthorized, "invalid_token", "a delegation token is required"},
-	stranger:         {http.StatusUnauthorized, "invalid_token", "the token is not valid"},
-	"expired":        {http.StatusUnauthorized, "invalid_token", "the token has expired"},
-	"used_up":        {http.StatusUnauthorized, "invalid_token", "the token has no uses left"},
-	"revoked":        {http.StatusUnauthorized, "invalid_token", "the token was revoked"},
-	"wrong_domain":   {http.StatusForbidden, "insufficient_scope", "the token is for another domain"},
-	"wrong_action":   {http.StatusForbidden, "insufficient_scope", "the token is for other actions"},
-	"rights_changed": {http.StatusForbidden, "insufficient_scope", "the account may no longer do this here"},
-}
-
-const (
-	noToken  = "no token"
-	stranger = "" // one answer, whatever it was (P10)
-)
-
 // An answer is a refusal as it goes out.
 type answer struct {
 	status    int
@@ -267,14 +245,14 @@ type answer struct {
 }
 
 func (v *Verifier) answer(reason, wanted string) *answer {
-	said := refusals[reason]
-	body := map[string]string{"error": said.code, "error_description": said.description}
-	challenge := v.challenge(said.code, said.description, wanted)
+	said := refusals.Table[reason]
+	body := map[string]string{"error": said.Code, "error_description": said.Description}
+	challenge := v.challenge(said.Code, said.Description, wanted)
 	switch reason {
-	case noToken: // RFC 6750 §3.1: no error code for a request that lacks authentication
+	case refusals.NoToken: // RFC 6750 §3.1: no error code for a request that lacks authentication
 		challenge = v.challenge("", "", "")
 		delete(body, "error")
-	case stranger:
+	case refusals.Stranger:
 	default:
 		body["error_reason"] = reason
 	}
@@ -282,13 +260,13 @@ func (v *Verifier) answer(reason, wanted string) *answer {
 		body["scope"] = wanted
 	}
 	text, _ := json.Marshal(body) // strings
-	return &answer{said.status, challenge, append(text, '\n')}
+	return &answer{said.Status, challenge, append(text, '\n')}
 }
 
 // fixedAnswers are made once for each guard, because refusing must cost no more than accepting (P9).
 func (v *Verifier) fixedAnswers() map[string]*answer {
-	fixed := make(map[string]*answer, len(refusals))
-	for reason := range refusals {
+	fixed := make(map[string]*answer, len(refusals.Table))
+	for reason := range refusals.Table {
 		fixed[reason] = v.answer(reason, "")
 	}
 	return fixed
@@ -309,7 +287,7 @@ func (v *Verifier) refuse(ctx context.Context, w http.ResponseWriter, fixed map[
 	said := fixed[reason]
 	switch {
 	case v.scheme != "" && v.unproved(w, err):
-	case said == nil, reason == stranger && !errors.Is(err, grant.ErrUnknown):
+	case said == nil, reason == refusals.Stranger && !errors.Is(err, grant.ErrUnknown):
 		v.fail(ctx, w, http.StatusServiceUnavailable, "temporarily_unavailable", err)
 	case reason == "wrong_domain", reason == "wrong_action":
 		v.answer(reason, want.String()).write(w)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/refusals"
 	"github.com/behest-go/behest/scope"
 )
 
@@ -114,17 +115,17 @@ var errKeyReused = errors.New("authz: the Idempotency-Key was used for another u
 
 func (u *UseEndpoint) refuse(ctx context.Context, w http.ResponseWriter, want scope.Scope, err error) {
 	reason := grant.Reason(err)
-	said, real := refusals[reason]
+	said, real := refusals.Table[reason]
 	switch {
 	case errors.Is(err, errKeyReused):
 		writeError(w, http.StatusUnprocessableEntity, "invalid_request", "the Idempotency-Key was used for another scope", "error_reason", "key_reused")
-	case !real, reason == stranger && !errors.Is(err, grant.ErrUnknown):
+	case !real, reason == refusals.Stranger && !errors.Is(err, grant.ErrUnknown):
 		writeFault(ctx, w, u.Log, "use", err)
-	case reason == stranger:
-		writeError(w, http.StatusBadRequest, said.code, said.description)
+	case reason == refusals.Stranger:
+		writeError(w, http.StatusBadRequest, said.Code, said.Description)
 	case reason == "wrong_domain", reason == "wrong_action":
-		writeError(w, http.StatusBadRequest, said.code, said.description, "error_reason", reason, "scope", want.String())
+		writeError(w, http.StatusBadRequest, said.Code, said.Description, "error_reason", reason, "scope", want.String())
 	default:
-		writeError(w, http.StatusBadRequest, said.code, said.description, "error_reason", reason)
+		writeError(w, http.StatusBadRequest, said.Code, said.Description, "error_reason", reason)
 	}
 }

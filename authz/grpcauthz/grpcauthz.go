@@ -38,6 +38,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ import (
 
 	"github.com/behest-go/behest/authz"
 	"github.com/behest-go/behest/grant"
+	"github.com/behest-go/behest/internal/refusals"
 	"github.com/behest-go/behest/scope"
 )
 
@@ -93,9 +95,9 @@ func New(c Config) (*Guard, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	g := &Guard{c, make(map[string]refusal, len(answers))}
-	for reason, a := range answers {
-		g.fixed[reason] = a.refusal(reason, "")
+	g := &Guard{c, make(map[string]refusal, len(refusals.Table))}
+	for reason := range refusals.Table {
+		g.fixed[reason] = answer(reason, "")
 	}
 	return g, errors.Join(faults...)
 }
@@ -177,36 +179,19 @@ type refusal struct {
 	trailer metadata.MD
 }
 
-type answer struct {
-	code           codes.Code
-	error, message string
-}
-
-// The keys are the words of grant.Reason, and two for those who have no real token. Errors and messages are those of
-// HTTP, which a test compares.
-var answers = map[string]answer{
-	noToken:          {codes.Unauthenticated, "", "a delegation token is required"},
-	stranger:         {codes.Unauthenticated, "invalid_token", "the token is not valid"},
-	"expired":        {codes.Unauthenticated, "invalid_token", "the token has expired"},
-	"used_up":        {codes.Unauthenticated, "invalid_token", "the token has no uses left"},
-	"revoked":        {codes.Unauthenticated, "invalid_token", "the token was revoked"},
-	"wrong_domain":   {codes.PermissionDenied, "insufficient_scope", "the token is for another domain"},
-	"wrong_action":   {codes.PermissionDenied, "insufficient_scope", "the token is for other actions"},
-	"rights_changed": {codes.PermissionDenied, "insufficient_scope", "the account may no longer do this here"},
-}
-
-const (
-	noToken  = "no token"
-	stranger = ""
-)
-
-func (a answer) refusal(reason, wanted string) refusal {
-	r := refusal{err: status.Error(a.code, a.message)}
-	if a.error == "" {
+// answer is for a token that was taken, or for its lack.
+func answer(reason, wanted string) refusal {
+	same := refusals.Table[reason]
+	code := codes.Unauthenticated
+	if same.Status == http.StatusForbidden {
+		code = codes.PermissionDenied
+	}
+	r := refusal{err: status.Error(code, same.Description)}
+	if reason == refusals.NoToken { // as RFC 6750 §3.1 has it: no error code for a call that lacks authentication
 		return r
 	}
-	r.trailer = metadata.Pairs("error", a.error)
-	if reason != stranger {
+	r.trailer = metadata.Pairs("error", same.Code)
+	if reason != refusals.Stranger {
 		r.trailer.Set("error_reason", reason)
 	}
 	if wanted != "" {
@@ -234,7 +219,7 @@ func (g *Guard) use(ctx context.Context, method string, req any) (*authz.Delegat
 		}
 	}
 	if token == "" {
-		return nil, g.fixed[noToken]
+		return nil, g.fixed[refusals.NoToken]
 	}
 	var want scope.Scope
 	var unresolved error
@@ -276,8 +261,8 @@ func (g *Guard) refuse(ctx context.Context, method string, want scope.Scope, err
 	reason := grant.Reason(err)
 	switch {
 	case reason == "wrong_domain", reason == "wrong_action":
-		return answers[reason].refusal(reason, want.String())
-	case reason != stranger, errors.Is(err, grant.ErrUnknown):
+		return answer(reason, want.String())
+	case reason != refusals.Stranger, errors.Is(err, grant.ErrUnknown):
 		return g.fixed[reason]
 	case errors.Is(err, grant.ErrLimited):
 		return said(codes.ResourceExhausted, "temporarily_unavailable", "too often")

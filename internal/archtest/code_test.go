@@ -35,7 +35,7 @@ var arrows = map[string]arrow{
 	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/outage", "internal/servers", "grant", "scope"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest", "internal/stores"}},
 	"authz": {
-		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard", "internal/jose", "golang.org/x/crypto/argon2", "golang.org/x/crypto/chacha20poly1305",
+		uses: []string{"grant", "scope", "store", "authz/webhook", "internal/guard", "internal/jose", "internal/refusals", "golang.org/x/crypto/argon2", "golang.org/x/crypto/chacha20poly1305",
 			goOAuth2, goOAuth2 + "/errors", goOAuth2 + "/models", goOAuth2 + "/server"},
 		tests: []string{"authz/app", "authz/authztest", "store/storetest", "internal/stores",
 			"store/sqlstore", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite",
@@ -47,16 +47,17 @@ var arrows = map[string]arrow{
 		tests: []string{"authz/authztest", "grant", "scope", "internal/stores",
 			goOAuth2 + "/manage", goOAuth2 + "/store"},
 	},
-	"authz/grpcauthz": {uses: []string{"authz", "grant", "scope", "google.golang.org/grpc/..."}, tests: []string{"authz/authztest", "internal/stores", "store"}},
+	"authz/grpcauthz": {uses: []string{"authz", "grant", "scope", "internal/refusals", "google.golang.org/grpc/..."}, tests: []string{"authz/authztest", "internal/stores", "store"}},
 	"authz/webhook":   {},
 	// The third-party side: it knows the wire, not the server.
-	"authz/app":        {uses: []string{"scope", "authz/webhook", "internal/jose", "golang.org/x/oauth2"}},
-	"authz/authztest":  {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
-	"internal/guard":   {},
-	"internal/jose":    {uses: []string{"github.com/go-jose/go-jose/v4", "github.com/go-jose/go-jose/v4/json"}},
-	"internal/crash":   {uses: []string{"grant", "scope", "store"}},                                                // tests only
-	"internal/outage":  {uses: []string{"authz", "grant", "scope", "store", "internal/crash", "internal/servers"}}, // tests only
-	"internal/servers": {},                                                                                         // tests only
+	"authz/app":         {uses: []string{"scope", "authz/webhook", "internal/jose", "golang.org/x/oauth2"}},
+	"authz/authztest":   {uses: []string{"authz", "authz/app", "authz/webhook", "grant", "scope", "store"}},
+	"internal/guard":    {},
+	"internal/jose":     {uses: []string{"github.com/go-jose/go-jose/v4", "github.com/go-jose/go-jose/v4/json"}},
+	"internal/refusals": {tests: []string{"grant", "scope"}},
+	"internal/crash":    {uses: []string{"grant", "scope", "store"}},                                                // tests only
+	"internal/outage":   {uses: []string{"authz", "grant", "scope", "store", "internal/crash", "internal/servers"}}, // tests only
+	"internal/servers":  {},                                                                                         // tests only
 	"internal/stores": { // tests only
 		uses: []string{"internal/servers", "store", "store/redisstore", "store/sqlite", "store/sqlstore", "github.com/redis/go-redis/...", "github.com/jackc/pgx/v5/..."}},
 }
