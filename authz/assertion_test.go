@@ -317,7 +317,7 @@ func rfc8037Key(t testing.TB) ed25519.PrivateKey {
 
 // 64 requests with one assertion, on two servers of every store: one is let in.
 func TestPrivateKeyJWTOnce(t *testing.T) {
-	stores.Each(t, func(t *testing.T, s stores.Maker) {
+	stores.Everywhere(t, func(t *testing.T, s stores.Maker) {
 		node := s.New(t)
 		var servers [2]*keyWorld
 		for i := range servers {

@@ -25,13 +25,11 @@ import (
 
 // Two nodes of every store, in real time, for the promise is about it. The test says how long it took.
 func TestP5ConfigurationOnTwoNodes(t *testing.T) {
-	two := func(t *testing.T, s stores.Maker) {
+	stores.Everywhere(t, func(t *testing.T, s stores.Maker) {
 		t.Parallel()
 		node := s.New(t)
 		configuration(t, oneOfMany{node()}, oneOfMany{node()})
-	}
-	stores.Each(t, two)
-	t.Run("cluster", func(t *testing.T) { two(t, stores.Cluster(t)) })
+	})
 }
 
 // oneOfMany hides that a store is this process's alone.

@@ -311,7 +311,7 @@ func TestDPoPBehindAProxy(t *testing.T) {
 
 // 64 requests with one proof, on two servers of every store: at the API one acts, at the token endpoint one redeems.
 func TestDPoPOnce(t *testing.T) {
-	stores.Each(t, func(t *testing.T, s stores.Maker) {
+	stores.Everywhere(t, func(t *testing.T, s stores.Maker) {
 		node := s.New(t)
 		var servers [2]*proofWorld
 		for i := range servers {

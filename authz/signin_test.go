@@ -578,7 +578,7 @@ func signInNode(t testing.TB, st store.Store, now func() time.Time) signInServer
 // A code and a refresh token are taken once, by 64 at a time over two nodes of every store; who loses ends nothing. What
 // comes later, on the other node, does.
 func TestSignInOnceOnTwoNodes(t *testing.T) {
-	stores.Each(t, func(t *testing.T, s stores.Maker) {
+	stores.Everywhere(t, func(t *testing.T, s stores.Maker) {
 		t.Parallel()
 		open := s.New(t)
 		var ahead atomic.Int64

@@ -297,7 +297,7 @@ func TestTokenResource(t *testing.T) {
 
 // P3: 64 requests for the last use, through two exchanged tokens, on two servers over every store: one of them is let
 // through.
-func TestP3ExchangedLastUse(t *testing.T) { stores.Each(t, testP3ExchangedLastUse) }
+func TestP3ExchangedLastUse(t *testing.T) { stores.Everywhere(t, testP3ExchangedLastUse) }
 
 func testP3ExchangedLastUse(t *testing.T, s stores.Maker) {
 	node := s.New(t)

@@ -177,7 +177,7 @@ func TestP2OncePerCauseWithDerived(t *testing.T) {
 }
 
 // P3: the last use of a token, through two that were derived from it, is one use: on every store, on two engines.
-func TestP3CountedThroughChildren(t *testing.T) { stores.Each(t, testP3CountedThroughChildren) }
+func TestP3CountedThroughChildren(t *testing.T) { stores.Everywhere(t, testP3CountedThroughChildren) }
 
 func testP3CountedThroughChildren(t *testing.T, s stores.Maker) {
 	newWorld := on(s)

@@ -227,7 +227,7 @@ func exported(g grant.Grant) grant.Grant {
 		State: g.State, IssuedAt: g.IssuedAt, RedeemBy: g.RedeemBy, For: g.For, NotAfter: g.NotAfter, Uses: g.Uses, Deliver: g.Deliver, Code: g.Code, Tries: g.Tries}
 }
 
-func TestP3Counted(t *testing.T) { stores.Each(t, testP3Counted) }
+func TestP3Counted(t *testing.T) { stores.Everywhere(t, testP3Counted) }
 
 func testP3Counted(t *testing.T, s stores.Maker) {
 	newWorld := on(s)

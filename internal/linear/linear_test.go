@@ -51,8 +51,7 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 			require.NotZero(t, seen.told[what], "%s never occurred", what)
 		}
 	}
-	stores.Each(t, check)
-	t.Run("cluster", func(t *testing.T) { check(t, stores.Cluster(t)) })
+	stores.Everywhere(t, check)
 }
 
 // A tally is what occurred.

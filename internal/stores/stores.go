@@ -67,6 +67,13 @@ func Each(t *testing.T, f func(t *testing.T, s Maker)) {
 	}
 }
 
+// Everywhere is Each and, as the last subtest, a cluster, which takes some seconds to start: for what must be shown of
+// every store there is.
+func Everywhere(t *testing.T, f func(t *testing.T, s Maker)) {
+	Each(t, f)
+	t.Run("cluster", func(t *testing.T) { f(t, Cluster(t)) })
+}
+
 // Memory makes stores that all nodes share as one value, for they live in this process.
 func Memory(testing.TB) Maker {
 	return Maker{"memory", func(testing.TB) func() store.Store {

@@ -31,8 +31,7 @@ func TestEach(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, none)
 	}
-	stores.Each(t, apart)
-	t.Run("cluster", func(t *testing.T) { apart(t, stores.Cluster(t)) })
+	stores.Everywhere(t, apart)
 	require.Contains(t, names, "memory")
 	require.Contains(t, names, "sqlite")
 }
