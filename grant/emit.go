@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -303,7 +304,7 @@ func (e *Engine) issuedBefore(ctx context.Context, id string, now time.Time) (*G
 	}
 	g.age(now)
 	one := []Grant{*g}
-	if err := e.markRevoked(ctx, store.Aggregate(id), one); err != nil {
+	if err := e.markRevoked(ctx, one); err != nil {
 		return nil, err
 	}
 	if g = &one[0]; g.State != "issued" {
@@ -465,7 +466,7 @@ func (e *Engine) Grants(ctx context.Context, account, app string, all bool) ([]G
 		}
 		q.After = page[len(page)-1].ID
 	}
-	if err := e.markRevoked(ctx, aggregate, out); err != nil {
+	if err := e.markRevoked(ctx, out); err != nil {
 		return nil, err
 	}
 	if !all {
@@ -479,29 +480,29 @@ func (g *Grant) alive() bool {
 	return g.State == "pending" || g.State == "issued" || g.State == "redeemed" || g.State == "suspended"
 }
 
-// markRevoked looks up what could have revoked these grants of one account: their own revocations, their apps' and
-// the account's, and the configuration.
-func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Grant) error {
+// markRevoked looks up what could have revoked these grants: their own revocations, their apps' and their accounts',
+// and the configuration.
+func (e *Engine) markRevoked(ctx context.Context, grants []Grant) error {
 	set, err := e.settings(ctx, e.now())
 	if err != nil {
 		return err
 	}
-	ids := map[string]bool{aggregate + "." + hereAll: true}
+	ids := map[string]bool{}
+	places := make([]placeNames, len(grants))
 	for i := range grants {
 		g := &grants[i]
-		ids[aggregate+"."+g.ID] = true
-		ids[aggregate+"."+e.place(g.Account, g.App, g.Domain).here] = true
+		at := e.place(g.Account, g.App, g.Domain)
+		places[i] = at
+		ids[at.aggregate+"."+hereAll] = true
+		ids[at.aggregate+"."+g.ID] = true
+		ids[at.aggregate+"."+at.here] = true
 		for _, l := range g.parents {
-			ids[aggregate+"."+l.grant] = true
-			ids[aggregate+"."+e.place(g.Account, l.app, g.Domain).here] = true
+			ids[at.aggregate+"."+l.grant] = true
+			ids[at.aggregate+"."+e.place(g.Account, l.app, g.Domain).here] = true
 		}
 	}
 	version := map[string]uint64{}
-	list := make([]string, 0, len(ids))
-	for id := range ids {
-		list = append(list, id)
-	}
-	for page := range slices.Chunk(list, store.MaxPage) {
+	for page := range slices.Chunk(slices.Collect(maps.Keys(ids)), store.MaxPage) {
 		found, err := e.store.Get(ctx, kindRevocation, page...)
 		if err != nil {
 			return err
@@ -511,14 +512,14 @@ func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Gra
 		}
 	}
 	for i := range grants {
-		g := &grants[i]
-		now := [2]uint64{version[aggregate+"."+hereAll], version[aggregate+"."+e.place(g.Account, g.App, g.Domain).here]}
+		g, at := &grants[i], places[i]
 		if !g.alive() {
 			continue
 		}
+		now := [2]uint64{version[at.aggregate+"."+hereAll], version[at.aggregate+"."+at.here]}
 		app := set.apps[g.App]
 		switch {
-		case now != g.revisions, version[aggregate+"."+g.ID] > 0, app == nil, app.before(g.IssuedAt.UnixMicro()):
+		case now != g.revisions, version[at.aggregate+"."+g.ID] > 0, app == nil, app.before(g.IssuedAt.UnixMicro()):
 			g.State = "revoked"
 		case app.Suspended, set.suspended[g.Trigger]:
 			g.State = "suspended"
@@ -526,7 +527,7 @@ func (e *Engine) markRevoked(ctx context.Context, aggregate string, grants []Gra
 		for _, l := range g.parents {
 			app := set.apps[l.app]
 			switch {
-			case version[aggregate+"."+l.grant] > 0, version[aggregate+"."+e.place(g.Account, l.app, g.Domain).here] != l.version,
+			case version[at.aggregate+"."+l.grant] > 0, version[at.aggregate+"."+e.place(g.Account, l.app, g.Domain).here] != l.version,
 				app == nil, app.before(g.IssuedAt.UnixMicro()):
 				g.State = "revoked"
 			case app.Suspended && g.alive():

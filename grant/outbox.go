@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/behest-go/behest/store"
@@ -39,7 +40,8 @@ func (e *engine) openOutbox(r *store.Record) (Secret, int, error) {
 
 // Claim leases deliveries that are due, at most n (1 to 1000), for a while: until it is over, nobody else gets them.
 // It returns their grants with the codes. With app only that app's, without those of notApps. Deliveries that came
-// too late or were revoked are dropped on the way; those of suspended apps and triggers wait.
+// too late or were revoked are dropped on the way; those of suspended apps and triggers wait. When more than about
+// 1000 of suspended triggers are in the way, what their apps have behind them is for the next Claim.
 //
 // A delivery that succeeded is ended with [Engine.Delivered], one that failed is put off with [Engine.Postpone]; one
 // of which nothing is heard comes again when the lease is over. No lease takes more than half of what is left of the
@@ -66,58 +68,110 @@ func (e *Engine) Claim(ctx context.Context, by Delivery, app string, notApps []s
 	notApps = slices.Concat(notApps, set.idle)
 	var out []Grant
 	var faults []error
+	// How many of suspended triggers it has gone through, and how many more than n it claims to get past them.
+	passed, beyond := 0, 0
 	// What is dropped makes room for more: a heap of deliveries that came too late keeps nobody from the others behind it.
 	for more := true; more && len(out) < n && len(faults) == 0; {
-		q := store.Query{Kind: string(by), App: app, NotApps: notApps, DueBy: now, Limit: n - len(out)}
+		q := store.Query{Kind: string(by), App: app, NotApps: notApps, DueBy: now, Limit: min(n-len(out)+beyond, store.MaxPage)}
 		due, err := e.store.Claim(ctx, q, now.Add(lease))
 		if err != nil {
 			faults = append(faults, err)
 		}
 		more = len(due) == q.Limit
-		for _, r := range due {
-			g, err := e.claimed(ctx, r, now)
+		before, live := passed, false
+		for i, c := range e.claimed(ctx, due, now) {
+			var err error
 			switch {
-			case err != nil:
-				faults = append(faults, err)
-			case g != nil && g.State == "suspended": // comes again when the lease is over
-			case g == nil:
-				if err := e.drop(ctx, r); err != nil {
-					faults = append(faults, err)
+			case c.err != nil:
+				err = c.err
+			case c.Grant == nil:
+				err = e.drop(ctx, due[i])
+			case c.State == "suspended": // comes again when the lease is over
+				// Other apps do not wait for the rest, which the next Claim goes through.
+				if passed++; passed >= maxPassed && !slices.Contains(notApps, c.App) {
+					notApps = append(notApps, c.App)
 				}
+			case len(out) == n:
+				err = e.release(ctx, due[i], now)
 			default:
-				out = append(out, *g)
+				live = true
+				c.outbox, c.Leased = due[i], due[i].Due
+				if c.Code, c.Tries, err = e.openOutbox(&due[i]); err == nil {
+					out = append(out, *c.Grant)
+				}
 			}
+			if err != nil {
+				faults = append(faults, err)
+			}
+		}
+		if beyond = min(beyond+passed-before, maxBeyond); live || passed >= maxPassed {
+			beyond = 0
 		}
 	}
 	return out, errors.Join(faults...)
 }
 
-// claimed returns nil for a delivery that has become pointless.
-func (e *Engine) claimed(ctx context.Context, r store.Record, now time.Time) (*Grant, error) {
-	if !now.Before(r.NotAfter) {
-		return nil, nil
+const (
+	maxPassed = 1000 // by one Claim, or a page more, before it leaves out the apps that it meets more of
+	maxBeyond = 100  // each of them may have to be released, by a write
+)
+
+// A claimed delivery has no Grant if it has become pointless.
+type claimed struct {
+	*Grant
+	err error
+}
+
+// claimed looks for the grants of all these deliveries at once.
+func (e *Engine) claimed(ctx context.Context, due []store.Record, now time.Time) []claimed {
+	out, at := make([]claimed, len(due)), make(map[string]int, len(due))
+	var ids []string
+	for i, r := range due {
+		_, name, _ := strings.Cut(r.ID, ".")
+		if _, ok := appOf(name); ok && now.Before(r.NotAfter) {
+			ids = append(ids, r.ID)
+			at[r.ID] = i
+		}
 	}
-	g, _, err := e.getGrant(ctx, r.ID)
-	if errors.Is(err, ErrUnknown) {
-		return nil, nil
+	if len(ids) == 0 {
+		return out
 	}
-	if err != nil {
-		return nil, err
+	var grants []Grant
+	var of []int
+	found, err := e.store.Get(ctx, kindGrant, ids...)
+	for i := range found {
+		j := at[found[i].ID]
+		if g, err := readGrant(&found[i]); err != nil {
+			out[j].err = err
+		} else {
+			grants, of = append(grants, *g), append(of, j)
+		}
 	}
-	one := []Grant{*g}
-	if err := e.markRevoked(ctx, store.Aggregate(r.ID), one); err != nil {
-		return nil, err
+	if err == nil {
+		err = e.markRevoked(ctx, grants)
 	}
-	if g = &one[0]; g.State == "suspended" {
-		return g, nil
-	} else if g.State != "issued" {
-		return nil, nil
+	switch {
+	case err != nil && len(due) == 1:
+		out[0].err = err
+	case err != nil: // if it is one record's, that keeps nobody from the others
+		for i := range due {
+			out[i] = e.claimed(ctx, due[i:i+1], now)[0]
+		}
+	default:
+		for i := range grants {
+			if g := &grants[i]; g.State == "issued" || g.State == "suspended" {
+				out[of[i]].Grant = g
+			}
+		}
 	}
-	if g.Code, g.Tries, err = e.openOutbox(&r); err != nil {
-		return nil, err
-	}
-	g.outbox, g.Leased = r, r.Due
-	return g, nil
+	return out
+}
+
+// release makes a delivery that was claimed due again at once.
+func (e *Engine) release(ctx context.Context, r store.Record, now time.Time) error {
+	r.Due = now
+	_, err := e.store.Apply(ctx, now, []store.Op{store.Put(r)})
+	return err
 }
 
 func (e *Engine) drop(ctx context.Context, r store.Record) error {

@@ -319,3 +319,185 @@ func TestLeaseEndsBeforeTheCode(t *testing.T) {
 	require.WithinDuration(t, w.clock.now().Add(lease), got[0].Leased, 0)
 	require.Empty(t, w.store.batches())
 }
+
+// However many deliveries wait for a suspended trigger, a Claim costs little, and what is behind them comes out.
+func TestClaimPassesSuspended(t *testing.T) {
+	const lease = 10 * time.Second
+	live := func(c *grant.Config) {
+		pushes(c)
+		c.Triggers = append(c.Triggers, grant.Trigger{ID: "live", App: "bookbot", On: grant.Command, In: "group:*", Allow: []string{"message.write"}, Deliver: grant.Push, RedeemWithin: time.Hour})
+	}
+	// backlog issues n for the trigger "mention" and suspends it.
+	backlog := func(w *world, n int) {
+		for i := range n {
+			ev := mention(fmt.Sprint("waits", i))
+			ev.Account = fmt.Sprint("user", i%7)
+			w.emit(ev)
+		}
+		w.change(change{suspend: []string{"mention"}})
+		w.clock.advance(time.Microsecond)
+	}
+	other := func(w *world, id string) grant.Grant {
+		ev := mention(id)
+		ev.App = "weather"
+		return w.emit(ev)
+	}
+	same := func(w *world, id string) grant.Grant {
+		ev := mention(id)
+		ev.Operation, ev.Target, ev.Text = grant.Command, "/find", ""
+		return w.emit(ev)
+	}
+	claim := func(w *world, n int) (ids []string) {
+		w.t.Helper()
+		got, err := w.Claim(ctx, grant.Push, "", nil, n, lease)
+		require.NoError(w.t, err)
+		require.LessOrEqual(w.t, len(got), n)
+		for _, g := range got {
+			require.NotZero(w.t, g.Code)
+			ids = append(ids, g.ID)
+		}
+		return ids
+	}
+	// all claims until nothing is due, and requires that nothing comes twice.
+	all := func(w *world, n int) map[string]bool {
+		w.t.Helper()
+		seen := map[string]bool{}
+		for {
+			got := claim(w, n)
+			for _, id := range got {
+				require.False(w.t, seen[id], "%s comes twice", id)
+				seen[id] = true
+			}
+			if len(got) == 0 {
+				return seen
+			}
+		}
+	}
+	for _, n := range []int{1, 4, 100, 1000} {
+		t.Run(fmt.Sprintf("500, %d at a time", n), func(t *testing.T) {
+			w := alone(t, live)
+			backlog(w, 500)
+			require.NoError(t, w.RevokeAccount(ctx, "user3"))
+			want := []string{other(w, "m1").ID, same(w, "m2").ID}
+			w.store.reset()
+			got := claim(w, n)
+			revoked := 71
+			require.Less(t, w.store.total(), 60+revoked, "%v", w.store.calls)
+			require.LessOrEqual(t, w.store.count("apply"), revoked+1, "which are dropped, and one is put back")
+			require.Len(t, w.store.ofKind(t, "push"), 500-revoked+2)
+			if n == 1 {
+				got = append(got, claim(w, n)...)
+			}
+			require.ElementsMatch(t, want, got)
+			require.NoError(t, w.Look(ctx))
+			w.store.reset()
+			require.Empty(t, claim(w, n))
+			require.Equal(t, map[string]int{"claim": 1}, w.store.calls, "until the lease is over")
+
+			w.change(change{resume: []string{"mention"}})
+			require.Empty(t, claim(w, n))
+			w.clock.advance(lease)
+			require.Len(t, all(w, n), 500-revoked+2, "all of them come again")
+		})
+	}
+	t.Run("more than one Claim goes through", func(t *testing.T) {
+		w := alone(t, live)
+		backlog(w, 2500)
+		want := []string{other(w, "m1").ID, same(w, "m2").ID}
+		w.store.reset()
+		require.Equal(t, want[:1], claim(w, 4), "another app's come at once")
+		require.Less(t, w.store.total(), 60, "%v", w.store.calls)
+		require.Empty(t, claim(w, 4))
+		require.Equal(t, want[1:], claim(w, 4), "the app's own come soon")
+		w.change(change{resume: []string{"mention"}})
+		w.clock.advance(lease)
+		require.Len(t, all(w, 1000), 2502)
+	})
+	t.Run("an app alone", func(t *testing.T) {
+		w := alone(t, live)
+		backlog(w, 2500)
+		want := same(w, "m1").ID
+		var got []grant.Grant
+		for range 3 {
+			w.store.reset()
+			some, err := w.Claim(ctx, grant.Push, "bookbot", nil, 4, lease)
+			require.NoError(t, err)
+			require.Less(t, w.store.total(), 60, "%v", w.store.calls)
+			got = append(got, some...)
+		}
+		require.Len(t, got, 1)
+		require.Equal(t, want, got[0].ID)
+	})
+	t.Run("what is claimed beyond n is put back", func(t *testing.T) {
+		w := alone(t, live)
+		backlog(w, 100)
+		for i := range 200 {
+			same(w, fmt.Sprint("m", i))
+		}
+		require.Len(t, claim(w, 4), 4)
+		require.Len(t, all(w, 4), 196)
+		w.clock.advance(lease)
+		require.Len(t, all(w, 4), 200)
+		w.clock.advance(lease)
+		w.change(change{resume: []string{"mention"}})
+		require.Len(t, all(w, 7), 300)
+	})
+	t.Run("64 workers", func(t *testing.T) {
+		w := alone(t, live)
+		backlog(w, 300)
+		for i := range 100 {
+			same(w, fmt.Sprint("m", i))
+		}
+		found := make([][]grant.Grant, 64)
+		errs := together(64, func(i int) (err error) {
+			found[i], err = w.Claim(ctx, grant.Push, "", nil, 1, lease)
+			return err
+		})
+		require.Equal(t, 64, winners(t, errs))
+		seen := map[string]bool{}
+		for _, g := range slices.Concat(found...) {
+			require.False(t, seen[g.ID], "no two get the same one")
+			seen[g.ID] = true
+		}
+		require.Len(t, all(w, 4), 100-len(seen), "what nobody got is due")
+	})
+}
+
+// A store that cannot read one record fails the call that asks for it along with others.
+func TestClaimAroundUnreadable(t *testing.T) {
+	for _, kind := range []string{"grant", "revocation"} {
+		var bad string
+		w := newWorld(t, func(c *grant.Config) {
+			pushes(c)
+			c.Store = unreadable{c.Store, kind, &bad}
+		})
+		for i := range 9 {
+			w.emit(mention(fmt.Sprint("m", i)))
+		}
+		g := w.emit(mention("bad"))
+		bad = g.ID
+		got, err := w.Claim(ctx, grant.Push, "", nil, 10, 10*time.Second)
+		require.ErrorIs(t, err, errStore)
+		require.Len(t, got, 9, kind)
+		require.Len(t, w.store.ofKind(t, "push"), 10, "it is not dropped")
+		bad = ""
+		w.clock.advance(10 * time.Second)
+		got, err = w.Claim(ctx, grant.Push, "", nil, 10, 10*time.Second)
+		require.NoError(t, err)
+		require.Len(t, got, 10)
+	}
+}
+
+// unreadable cannot read the record of that kind whose ID ends so.
+type unreadable struct {
+	store.Store
+	kind string
+	bad  *string
+}
+
+func (u unreadable) Get(ctx ctxT, kind string, ids ...string) ([]store.Record, error) {
+	if kind == u.kind && *u.bad != "" && slices.ContainsFunc(ids, func(id string) bool { return strings.HasSuffix(id, *u.bad) }) {
+		return nil, errStore
+	}
+	return u.Store.Get(ctx, kind, ids...)
+}
