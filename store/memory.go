@@ -31,7 +31,9 @@ const (
 // that have records of that app; an Owner alone is looked for among all records of the kind. A Claim looks at what it
 // takes, however much is due later or for others, unless it has a Prefix or an Owner: then it is a List first.
 //
-// A record takes 90 to 250 bytes beside its own strings and Data: the more of a kind in an aggregate, the fewer.
+// A record takes 90 to 250 bytes beside its own strings and Data: the more of a kind in an aggregate, the fewer. Owner,
+// App and Data are kept once for records that are added one after the other and have the same, as the ledger's entries
+// of the uses of one token have.
 type Memory struct {
 	shards [shardCount]shard
 	dues   dues
@@ -111,32 +113,57 @@ func (s stamp) time() time.Time {
 // A record is 64 bytes and its text. The text is never written to: who has copied the struct under the lock can read
 // on without it.
 type record struct {
-	text                    string // ID, Owner, App, Data
-	idEnd, ownerEnd, appEnd uint32
-	version                 uint64
-	left                    int64
-	due, notAfter           stamp
+	key           string // ID
+	rest          string // the lengths of Owner and App, 2 bytes each; Owner, App, Data; others may share it
+	version       uint64
+	left          int64
+	due, notAfter stamp
 }
 
-func (r *record) id() string    { return r.text[:r.idEnd] }
-func (r *record) owner() string { return r.text[r.idEnd:r.ownerEnd] }
-func (r *record) app() string   { return r.text[r.ownerEnd:r.appEnd] }
+func (r *record) id() string { return r.key }
 
-// newRecord copies r, as it is at creation.
-func newRecord(r *Record) *record {
-	id := len(r.ID)
-	owner := id + len(r.Owner)
-	app := owner + len(r.App)
+func (r *record) owner() string {
+	owner, _ := r.ends()
+	return r.rest[restHead:owner]
+}
+
+func (r *record) app() string {
+	owner, app := r.ends()
+	return r.rest[owner:app]
+}
+
+func (r *record) data() string {
+	_, app := r.ends()
+	return r.rest[app:]
+}
+
+// ends returns where in the rest Owner and App end.
+func (r *record) ends() (owner, app int) {
+	head := r.rest[:restHead]
+	owner = restHead + int(head[0])<<8 + int(head[1])
+	return owner, owner + int(head[2])<<8 + int(head[3])
+}
+
+// restHead is how long the lengths in a rest are: MaxKey fits into 2 bytes.
+const restHead = 4
+
+// newRecord copies r, as it is at creation. What before has as well, if there is such a record, it shares with that one.
+func newRecord(r *Record, before *record) *record {
+	rec := &record{version: 1, left: r.Left, due: stampOf(r.Due), notAfter: stampOf(r.NotAfter)}
+	if before != nil && before.data() == string(r.Data) && before.app() == r.App && before.owner() == r.Owner {
+		rec.key, rec.rest = strings.Clone(r.ID), before.rest
+		return rec
+	}
+	id, owner, app := len(r.ID), len(r.Owner), len(r.App)
 	var text strings.Builder
-	text.Grow(app + len(r.Data))
+	text.Grow(id + restHead + owner + app + len(r.Data))
 	text.WriteString(r.ID)
+	text.Write([]byte{byte(owner >> 8), byte(owner), byte(app >> 8), byte(app)})
 	text.WriteString(r.Owner)
 	text.WriteString(r.App)
 	text.Write(r.Data)
-	return &record{
-		text: text.String(), idEnd: uint32(id), ownerEnd: uint32(owner), appEnd: uint32(app),
-		version: 1, left: r.Left, due: stampOf(r.Due), notAfter: stampOf(r.NotAfter),
-	}
+	rec.key, rec.rest = text.String()[:id], text.String()[id:]
+	return rec
 }
 
 // export copies r out.
@@ -145,7 +172,7 @@ func (r *record) export(kind string) Record {
 		Kind: kind, ID: r.id(), Version: r.version, Owner: r.owner(), App: r.app(),
 		Due: r.due.time(), NotAfter: r.notAfter.time(), Left: r.left,
 	}
-	if data := r.text[r.appEnd:]; data != "" {
+	if data := r.data(); data != "" {
 		out.Data = []byte(data)
 	}
 	return out
@@ -179,6 +206,16 @@ func (a aggregate) run(kind string, dotted bool) *run {
 func (r *run) first() *record {
 	rec, _ := r.recs.at(spot{})
 	return rec
+}
+
+// before returns the last record, if one with that ID comes after it. The run may be nil.
+func (r *run) before(id string) *record {
+	if r != nil {
+		if last, _ := r.recs.last(); last.id() < id {
+			return last
+		}
+	}
+	return nil
 }
 
 func (r *run) search(id string) spot {
@@ -271,7 +308,7 @@ func (m *Memory) Apply(ctx context.Context, now time.Time, ops []Op) (Outcome, e
 			if fresh == nil {
 				fresh = make([]*record, len(ops))
 			}
-			fresh[i] = newRecord(&ops[i].Record)
+			fresh[i] = newRecord(&ops[i].Record, nil)
 		}
 	}
 	var out Outcome
@@ -311,7 +348,11 @@ func (m *Memory) Apply(ctx context.Context, now time.Time, ops []Op) (Outcome, e
 			if fresh != nil && fresh[i] != nil {
 				next = fresh[i]
 			} else {
-				next = newRecord(&op.Record)
+				var before *record
+				if rec == nil {
+					before = a.run(op.Record.Kind, len(name) < len(op.Record.ID)).before(op.Record.ID)
+				}
+				next = newRecord(&op.Record, before)
 			}
 			if op.Verb == VerbSpend {
 				next.left -= op.N
@@ -363,7 +404,7 @@ func decide(op *Op, rec *record, now stamp) (refused Reason, left int64) {
 
 // add puts a new record into its run and the indexes.
 func (m *Memory) add(s *shard, name string, a *aggregate, kind string, rec *record) {
-	dotted := len(name) < int(rec.idEnd)
+	dotted := len(name) < len(rec.id())
 	r := a.run(kind, dotted)
 	if r != nil {
 		r.recs.insert(r.search(rec.id()), rec)
@@ -418,7 +459,7 @@ func (m *Memory) replace(a aggregate, kind string, rec, next *record) {
 
 // drop takes a record out of everything, and what has become empty with it.
 func (m *Memory) drop(s *shard, name string, a *aggregate, kind string, rec *record) {
-	r := a.run(kind, len(name) < int(rec.idEnd))
+	r := a.run(kind, len(name) < len(rec.id()))
 	r.unindex(rec)
 	if rec.due != 0 {
 		m.dues.mu.Lock()

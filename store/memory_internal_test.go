@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -275,6 +276,40 @@ func TestIndexesHold(t *testing.T) {
 		}
 	}
 	verify(t, &m)
+}
+
+// What records share stays what it was for one of them, whatever becomes of the others.
+func TestSharedRest(t *testing.T) {
+	m := NewMemory()
+	want := make(map[string]Record)
+	put := func(id, owner, app, data string) {
+		r := Record{Kind: "ledger", ID: id, Version: AnyVersion, Owner: owner, App: app, NotAfter: now, Data: []byte(data)}
+		apply(t, m, Put(r))
+		r.Version = want[id].Version + 1
+		want[id] = r
+	}
+	put("a.1", "zhang-san", "bookbot", "used")
+	put("a.2", "zhang-san", "bookbot", "used")
+	put("a.3", "zhang-sanb", "ookbot", "used") // the same bytes in other columns
+	put("a.4", "zhang-sanb", "ookbotu", "sed")
+	put("a.5", "zhang-sanb", "ookbotu", "sed")
+	put("a.45", "zhang-sanb", "ookbotu", "sed") // not the last one
+	put("a.6", strings.Repeat("o", MaxKey), strings.Repeat("p", MaxKey), strings.Repeat("q", largeData))
+	put("a.7", strings.Repeat("o", MaxKey), strings.Repeat("p", MaxKey), strings.Repeat("q", largeData))
+	for _, pair := range [][2]string{{"a.1", "a.2"}, {"a.4", "a.5"}, {"a.6", "a.7"}} {
+		a := m.shardOf("a").aggregates["a"]
+		require.Same(t, unsafe.StringData(a.find("ledger", pair[0], true).rest), unsafe.StringData(a.find("ledger", pair[1], true).rest), "%s", pair)
+	}
+	put("a.2", "li-si", "", "replaced")
+	apply(t, m, Delete("ledger", "a.4", 1))
+	delete(want, "a.4")
+	verify(t, m)
+	got, err := m.List(ctx, Query{Kind: "ledger"})
+	require.NoError(t, err)
+	require.Len(t, got, len(want))
+	for _, r := range got {
+		require.Equal(t, want[r.ID], r)
+	}
 }
 
 // verify holds every index against the records themselves.
