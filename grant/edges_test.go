@@ -172,6 +172,31 @@ func TestFlushAgain(t *testing.T) {
 	require.Equal(t, 10, w.whats("zhang-san")["refused"])
 }
 
+// A write whose answer was lost is written over by the next, with what came after it.
+func TestFlushLostAnswer(t *testing.T) {
+	w := newWorld(t, nil)
+	token := w.token("m1")
+	w.setPermit(allow())
+	refuse := func(n int) {
+		for range n {
+			_, err := w.Use(ctx, token, write)
+			require.ErrorIs(t, err, grant.ErrDenied)
+		}
+	}
+	refuse(3)
+	w.store.after = func(int, string) error { return errStore }
+	require.ErrorIs(t, w.Flush(ctx), errStore)
+	require.ErrorIs(t, w.Flush(ctx), errStore)
+	w.store.reset()
+	refuse(2)
+	require.NoError(t, w.Flush(ctx))
+	require.Equal(t, 5, w.whats("zhang-san")["refused"])
+	require.Equal(t, 5, w.ledger("zhang-san")[0].Count, "as one entry")
+	refuse(1)
+	require.Equal(t, 6, w.whats("zhang-san")["refused"], "what comes later is an entry of its own")
+	require.Equal(t, 1, w.ledger("zhang-san")[0].Count)
+}
+
 // Many layers of patterns, each with keywords.
 func TestManyBranches(t *testing.T) {
 	domain := scope.MustDomain("a:1/a:1/a:1/a:1")

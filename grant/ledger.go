@@ -141,6 +141,7 @@ type refusal struct{ account, app, grant, scope, reason string }
 type counted struct {
 	at time.Time // the first
 	n  int
+	id string // of the entry, once a write of it was tried: it may be on record although the write failed
 }
 
 // maxRefusals bounds memory between two calls of Flush; what is beyond is counted, and Flush says so.
@@ -178,12 +179,12 @@ func (w *refusals) add(now time.Time, r refusal) {
 	case len(w.waiting) >= maxRefusals:
 		w.lost++
 	default:
-		w.waiting[r] = &counted{now, 1}
+		w.waiting[r] = &counted{at: now, n: 1}
 	}
 }
 
 // Flush writes the refusals since the last Flush to the ledger, equal ones as one entry. What could not be written is
-// kept for the next call. Its error also tells of refusals beyond 10,000 different ones, which were not kept.
+// kept for the next call, which writes over what is there after all: a lost answer counts nothing twice. Its error also tells of refusals beyond 10,000 different ones, which were not kept.
 func (e *Engine) Flush(ctx context.Context) error {
 	e.refusals.mu.Lock()
 	waiting, lost := e.refusals.waiting, e.refusals.lost
@@ -193,7 +194,14 @@ func (e *Engine) Flush(ctx context.Context) error {
 	for r, c := range waiting {
 		if failed == nil {
 			entry := Entry{At: c.at, What: "refused", Account: r.account, App: r.app, Grant: r.grant, Scope: r.scope, Reason: r.reason, Count: c.n}
-			op := e.ledgerOp(e.aggregate(r.account), &entry)
+			again := c.id != ""
+			if !again {
+				c.id = e.entryID(c.at)
+			}
+			op := entry.put(e.aggregate(r.account)+"."+c.id, appendEntry(nil, &entry))
+			if again {
+				op.Record.Version = store.AnyVersion
+			}
 			if _, err := e.store.Apply(ctx, c.at, []store.Op{op}); err != nil {
 				failed = err
 			}
@@ -216,7 +224,7 @@ func (e *Engine) putBack(r refusal, c *counted) {
 	}
 	switch again := e.refusals.waiting[r]; {
 	case again != nil:
-		again.n, again.at = again.n+c.n, c.at
+		again.n, again.at, again.id = again.n+c.n, c.at, c.id
 	case len(e.refusals.waiting) >= maxRefusals: // a store that is away for long
 		e.refusals.lost += c.n
 	default:
