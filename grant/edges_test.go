@@ -139,18 +139,23 @@ func TestStubbornStore(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// refuser has nothing permitted any more, and returns a function that is refused n uses of the token.
+func refuser(w *world, token string) func(n int) {
+	w.setPermit(allow())
+	return func(n int) {
+		for range n {
+			_, err := w.Use(ctx, token, write)
+			require.ErrorIs(w.t, err, grant.ErrDenied)
+			w.clock.advance(time.Microsecond)
+		}
+	}
+}
+
 // Refusals that could not be written are counted on, with those that come after.
 func TestFlushAgain(t *testing.T) {
 	w := newWorld(t, nil)
 	token := w.token("m1")
-	w.setPermit(allow())
-	refuse := func(n int) {
-		for range n {
-			_, err := w.Use(ctx, token, write)
-			require.ErrorIs(t, err, grant.ErrDenied)
-			w.clock.advance(time.Microsecond)
-		}
-	}
+	refuse := refuser(w, token)
 	refuse(3)
 	w.store.before = func(n int, _ string) error {
 		w.store.mu.Unlock()
@@ -176,13 +181,7 @@ func TestFlushAgain(t *testing.T) {
 func TestFlushLostAnswer(t *testing.T) {
 	w := newWorld(t, nil)
 	token := w.token("m1")
-	w.setPermit(allow())
-	refuse := func(n int) {
-		for range n {
-			_, err := w.Use(ctx, token, write)
-			require.ErrorIs(t, err, grant.ErrDenied)
-		}
-	}
+	refuse := refuser(w, token)
 	refuse(3)
 	w.store.after = func(int, string) error { return errStore }
 	require.ErrorIs(t, w.Flush(ctx), errStore)

@@ -102,11 +102,7 @@ func TestOutbox(t *testing.T) {
 			return err
 		})
 		require.Equal(t, 64, winners(t, errs))
-		seen := map[string]bool{}
-		for _, g := range slices.Concat(found...) {
-			require.False(t, seen[g.ID], "no two get the same one")
-			seen[g.ID] = true
-		}
+		seen := apart(t, found)
 		require.Len(t, seen, 100)
 	})
 	t.Run("what ends a delivery", func(t *testing.T) {
@@ -454,11 +450,7 @@ func TestClaimPassesSuspended(t *testing.T) {
 			return err
 		})
 		require.Equal(t, 64, winners(t, errs))
-		seen := map[string]bool{}
-		for _, g := range slices.Concat(found...) {
-			require.False(t, seen[g.ID], "no two get the same one")
-			seen[g.ID] = true
-		}
+		seen := apart(t, found)
 		require.Len(t, all(w, 4), 100-len(seen), "what nobody got is due")
 	})
 }
@@ -500,4 +492,15 @@ func (u unreadable) Get(ctx ctxT, kind string, ids ...string) ([]store.Record, e
 		return nil, errStore
 	}
 	return u.Store.Get(ctx, kind, ids...)
+}
+
+// apart requires that no grant was claimed twice, and returns the IDs.
+func apart(t *testing.T, found [][]grant.Grant) map[string]bool {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, g := range slices.Concat(found...) {
+		require.False(t, seen[g.ID], "no two get the same one")
+		seen[g.ID] = true
+	}
+	return seen
 }
