@@ -31,7 +31,7 @@ const (
 // that have records of that app; an Owner alone is looked for among all records of the kind. A Claim looks at what it
 // takes, however much is due later or for others, unless it has a Prefix or an Owner: then it is a List first.
 //
-// A record takes 90 to 250 bytes beside its own strings and Data: the more of a kind in an aggregate, the fewer. Owner,
+// A record takes 80 to 250 bytes beside its own strings and Data: the more of a kind in an aggregate, the fewer. Owner,
 // App and Data are kept once for records that are added one after the other and have the same, as the ledger's entries
 // of the uses of one token have.
 type Memory struct {
@@ -92,7 +92,7 @@ type appRuns struct {
 type table struct {
 	kind   string
 	runs   list[*run]    // by ID
-	expiry list[*record] // by NotAfter, then ID: those that have one
+	expiry list[*record] // by NotAfter, then ID: those that lead
 	apps   map[string]*appRuns
 }
 
@@ -216,6 +216,13 @@ func (r *run) before(id string) *record {
 		}
 	}
 	return nil
+}
+
+// leads reports whether rec, which comes after prev in its run, is in the index of expiries: not if prev has to go
+// before it anyway. So that one is found without it, and of records that come in the order in which they go, as the
+// ledger's do, only the first is in the index.
+func (r *record) leads(prev *record) bool {
+	return r.notAfter != 0 && (prev == nil || prev.notAfter == 0 || prev.notAfter > r.notAfter)
 }
 
 func (r *run) search(id string) spot {
@@ -406,8 +413,12 @@ func decide(op *Op, rec *record, now stamp) (refused Reason, left int64) {
 func (m *Memory) add(s *shard, name string, a *aggregate, kind string, rec *record) {
 	dotted := len(name) < len(rec.id())
 	r := a.run(kind, dotted)
+	var before, after *record
 	if r != nil {
-		r.recs.insert(r.search(rec.id()), rec)
+		at := r.search(rec.id())
+		before, _ = r.recs.at(r.recs.prev(at))
+		after, _ = r.recs.at(at)
+		r.recs.insert(at, rec)
 	} else {
 		t := s.tables[kind]
 		if t == nil {
@@ -427,7 +438,7 @@ func (m *Memory) add(s *shard, name string, a *aggregate, kind string, rec *reco
 		*a = append(*a, slot{kind: t.kind, dotted: dotted, run: r})
 		s.aggregates[strings.Clone(name)] = *a // the map keeps the last key it is given, which may be a piece of something large
 	}
-	r.index(rec)
+	r.index(rec, before, after)
 	if rec.due != 0 {
 		m.dues.mu.Lock()
 		m.dues.add(kind, rec)
@@ -438,9 +449,11 @@ func (m *Memory) add(s *shard, name string, a *aggregate, kind string, rec *reco
 // replace overwrites rec, which stays the same object and keeps its place.
 func (m *Memory) replace(a aggregate, kind string, rec, next *record) {
 	var r *run
+	var before, after *record
 	if rec.notAfter != next.notAfter || rec.app() != next.app() {
 		r = a.run(kind, Aggregate(rec.id()) != rec.id())
-		r.unindex(rec)
+		before, after = r.around(r.search(rec.id()))
+		r.unindex(rec, before, after)
 	}
 	if rec.due == 0 && next.due == 0 {
 		*rec = *next
@@ -453,21 +466,23 @@ func (m *Memory) replace(a aggregate, kind string, rec, next *record) {
 		m.dues.mu.Unlock()
 	}
 	if r != nil {
-		r.index(rec)
+		r.index(rec, before, after)
 	}
 }
 
 // drop takes a record out of everything, and what has become empty with it.
 func (m *Memory) drop(s *shard, name string, a *aggregate, kind string, rec *record) {
 	r := a.run(kind, len(name) < len(rec.id()))
-	r.unindex(rec)
+	at := r.search(rec.id())
+	before, after := r.around(at)
+	r.unindex(rec, before, after)
 	if rec.due != 0 {
 		m.dues.mu.Lock()
 		m.dues.remove(kind, rec)
 		m.dues.mu.Unlock()
 	}
-	if last, _ := r.recs.last(); last != rec || r.first() != rec {
-		r.recs.remove(r.search(rec.id()))
+	if before != nil || after != nil {
+		r.recs.remove(at)
 		return
 	}
 	t := r.table
@@ -491,10 +506,18 @@ func searchRuns(runs *list[*run], id string) spot {
 	})
 }
 
-// index enters rec into the indexes of its shard.
-func (r *run) index(rec *record) {
+// around returns the records before and after the one at a spot; nil for none.
+func (r *run) around(at spot) (before, after *record) {
+	before, _ = r.recs.at(r.recs.prev(at))
+	after, _ = r.recs.at(r.recs.next(at))
+	return before, after
+}
+
+// index enters rec, which has come between two others, into the indexes of its shard.
+func (r *run) index(rec, before, after *record) {
 	t := r.table
-	if rec.notAfter != 0 {
+	t.follows(after, before, rec)
+	if rec.leads(before) {
 		t.expiry.insert(t.expires(rec), rec)
 	}
 	app := rec.app()
@@ -521,12 +544,13 @@ func (r *run) index(rec *record) {
 	r.apps.insert(at, tally{in, 1})
 }
 
-// unindex takes rec out of the indexes of its shard. It must still be in its run.
-func (r *run) unindex(rec *record) {
+// unindex takes rec, which is about to go from between two others, out of the indexes of its shard. It must still be in its run.
+func (r *run) unindex(rec, before, after *record) {
 	t := r.table
-	if rec.notAfter != 0 {
+	if rec.leads(before) {
 		t.expiry.remove(t.expires(rec))
 	}
+	t.follows(after, rec, before)
 	app := rec.app()
 	if app == "" {
 		return
@@ -541,6 +565,18 @@ func (r *run) unindex(rec *record) {
 	}
 	if in.runs.remove(searchRuns(&in.runs, rec.id())); in.runs.empty() {
 		delete(t.apps, app)
+	}
+}
+
+// follows enters rec into the index of expiries or takes it out, when another record comes to stand before it.
+func (t *table) follows(rec, was, is *record) {
+	if rec == nil || rec.leads(was) == rec.leads(is) {
+		return
+	}
+	if at := t.expires(rec); rec.leads(is) {
+		t.expiry.insert(at, rec)
+	} else {
+		t.expiry.remove(at)
 	}
 }
 

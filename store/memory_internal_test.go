@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -234,6 +235,50 @@ func TestNothingIsLeftOfNothing(t *testing.T) {
 	require.Empty(t, m.dues.kinds)
 }
 
+// Of records that go in the order in which they come, one is in the index of expiries. Whatever the order, a Purge takes
+// those whose time has come, and no others.
+func TestPurgeTakesWhatIsOver(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	orders := map[string]func(i int) int{
+		"as they came": func(i int) int { return i }, "at once": func(int) int { return 0 }, "last first": func(i int) int { return -i },
+		"any": func(int) int { return rnd.IntN(1000) }, "nearly as they came": func(i int) int { return i + rnd.IntN(3) },
+	}
+	for name, order := range orders {
+		t.Run(name, func(t *testing.T) {
+			m := NewMemory()
+			want := make(map[string]time.Time)
+			for i := range 1000 {
+				r := Record{Kind: "ledger", ID: fmt.Sprintf("a.%04d", i), NotAfter: now.Add(time.Duration(order(i)) * time.Second)}
+				if name == "any" && i%10 == 0 {
+					r.NotAfter = time.Time{}
+				}
+				apply(t, m, Put(r))
+				want[r.ID] = r.NotAfter
+			}
+			if name == "as they came" || name == "at once" {
+				require.Len(t, all(&m.shardOf("a").tables["ledger"].expiry), 1)
+			}
+			verify(t, m)
+			for _, at := range []int{-500, 1, 250, 777, 2000} {
+				before := now.Add(time.Duration(at) * time.Second)
+				maps.DeleteFunc(want, func(_ string, end time.Time) bool { return !end.IsZero() && end.Before(before) })
+				for removed := -1; removed != 0; {
+					var err error
+					removed, err = m.Purge(ctx, "ledger", before, 100)
+					require.NoError(t, err)
+				}
+				got, err := m.List(ctx, Query{Kind: "ledger", Limit: MaxPage})
+				require.NoError(t, err)
+				require.Len(t, got, len(want))
+				for _, r := range got {
+					require.Contains(t, want, r.ID)
+				}
+				verify(t, m)
+			}
+		})
+	}
+}
+
 // The zero Memory works, and an Apply of everything at once leaves the indexes right.
 func TestIndexesHold(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
@@ -340,11 +385,13 @@ func verify(t *testing.T, m *Memory) {
 			apps := make(map[string][]*run)
 			for _, r := range all(&table.runs) {
 				counts := make(map[string]int)
+				var prev *record
 				for _, rec := range all(&r.recs) {
 					recs = append(recs, rec)
-					if rec.notAfter != 0 {
+					if rec.notAfter != 0 && (prev == nil || prev.notAfter == 0 || rec.notAfter < prev.notAfter) {
 						expiring = append(expiring, rec)
 					}
+					prev = rec
 					if rec.due != 0 {
 						due[kind] = append(due[kind], rec)
 					}
