@@ -162,11 +162,11 @@ const (
 
 // changeID sorts as the numbers do.
 func changeID(number uint64) string {
-	return string(appendBase32([]byte(configAggregate+".c"), number))
+	return string(appendBase32([]byte(configAggregate+".c"), number, 13))
 }
 
 func chunkID(snapshot uint64, i int) string {
-	return fmt.Sprintf("%s-%06d", appendBase32([]byte(configAggregate+".s"), snapshot), i)
+	return fmt.Sprintf("%s-%06d", appendBase32([]byte(configAggregate+".s"), snapshot, 13), i)
 }
 
 // headData says what there is: the changes after the snapshot, up to the number.

@@ -260,7 +260,7 @@ func TestFingerprint(t *testing.T) {
 func TestAppendBase32Sorts(t *testing.T) {
 	var last string
 	for _, v := range []uint64{0, 1, 31, 32, 33, 1023, 1 << 40, 1<<40 + 1, 1<<63 - 1, 1 << 63, 1<<64 - 1} {
-		text := string(appendBase32(nil, v))
+		text := string(appendBase32(nil, v, 13))
 		require.Len(t, text, 13)
 		require.Greater(t, text, last)
 		last = text
@@ -271,7 +271,7 @@ func TestVersionsAreBounded(t *testing.T) {
 	var v versions
 	require.Zero(t, v.get("x"))
 	for i := range maxVersions * 2 {
-		v.learn(string(appendBase32(nil, uint64(i))), 1)
+		v.learn(string(appendBase32(nil, uint64(i), 13)), 1)
 		if len(v.known) > maxVersions {
 			t.Fatal(len(v.known))
 		}
@@ -331,8 +331,8 @@ func TestNamedToken(t *testing.T) {
 		require.True(t, e.name(s, at))
 		require.Equal(t, *want, s.token)
 		ids := want.ids()
-		require.Regexp(t, "^"+want.aggregate+`\.[0-9a-v]{26}$`, s.ids.entry)
-		require.Equal(t, want.aggregate+"."+string(appendBase32(nil, 3e15)), s.ids.entry[:len(want.aggregate)+14])
+		require.Regexp(t, "^"+want.aggregate+`\.[0-9a-v]{25}$`, s.ids.entry)
+		require.Equal(t, want.aggregate+"."+string(appendBase32(nil, 3e15, 12)), s.ids.entry[:len(want.aggregate)+13])
 		ids.entry = s.ids.entry
 		require.Equal(t, ids, s.ids)
 	}
