@@ -2,7 +2,9 @@ package sqlite_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/base64"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -28,14 +30,15 @@ func use(account string, entry int64) []store.Op {
 	return []store.Op{
 		store.Check("revocation", account+".all", 0), store.Check("revocation", account+".bookbot.group:42", 0), store.Check("revocation", token, 0),
 		store.Spend("token", token, 1, nil),
-		store.Put(store.Record{Kind: "ledger", ID: account + "." + strconv.FormatInt(entry+1<<40, 16), Owner: account, App: "bookbot", NotAfter: now, Data: make([]byte, 120)}),
+		store.Put(store.Record{Kind: "ledger", ID: account + ".1k4q7s0d2m9e" + strconv.FormatInt(entry+1<<48, 16), Owner: account, App: "bookbot", NotAfter: now, Data: make([]byte, 120)}),
 	}
 }
 
 func accounts(b *testing.B, s *sqlite.Store, k int) []string {
 	names := make([]string, k)
 	for i := range names {
-		names[i] = fmt.Sprintf("k3qz7m2v%08x", i)
+		sum := sha256.Sum256([]byte(fmt.Sprint("account ", i)))
+		names[i] = base64.RawURLEncoding.EncodeToString(sum[:16]) // as grant has them
 		out, err := s.Apply(b.Context(), now, []store.Op{store.Put(store.Record{
 			Kind: "token", ID: names[i] + ".g5f0c1a2", Owner: names[i], App: "bookbot", Left: 1 << 50, NotAfter: now.Add(time.Hour), Data: make([]byte, 32),
 		})})
@@ -139,11 +142,12 @@ func updater(b *testing.B, k int) (alone, grouped func(each int)) {
 }
 
 // BenchmarkUse compares, turn by turn in one run, whole uses by 64 callers over many tokens and over a single one with bare updates of as many tokens, 64 in a
-// commit, by one goroutine and by 64 callers. An operation is one of each. What it reports are medians of the turns and of the shares of each, since any of them may meet somebody else's work for the disk:
+// commit, by one goroutine and by 64 callers. An operation is one of each. A turn is some 64 commits: of shorter ones, much would be callers that start and
+// end, when few share a commit. What it reports are medians of the turns and of the shares of each, since any of them may meet somebody else's work for the disk:
 //
 //	go test -run '^$' -bench Use -benchtime 40000x ./store/sqlite
 func BenchmarkUse(b *testing.B) {
-	const tokens, each = 1000, 8
+	const tokens, each = 1000, 64
 	names := [...]string{"updates", "grouped-updates", "uses", "hot-uses"}
 	alone, grouped := updater(b, tokens)
 	work := [...]func(each int){alone, grouped, users(b, tokens), users(b, 1)}
