@@ -29,8 +29,8 @@ const (
 var arrows = map[string]arrow{
 	"scope":            {},
 	"store":            {tests: []string{"store/storetest"}},
-	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"authz", "grant", "scope", "store/storetest", "internal/crash", "internal/outage", "internal/servers", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
-	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/...", "modernc.org/libc"}, tests: []string{"store/storetest", "internal/crash"}},
+	"store/sqlstore":   {uses: []string{"store"}, tests: []string{"authz", "grant", "scope", "store/storetest", "internal/crash", "internal/outage", "internal/servers", "internal/stores", "github.com/jackc/pgx/v5/...", "modernc.org/sqlite"}},
+	"store/sqlite":     {uses: []string{"store", "store/sqlstore", "modernc.org/sqlite", "modernc.org/sqlite/...", "modernc.org/libc"}, tests: []string{"store/storetest", "internal/crash", "internal/stores"}},
 	"store/storetest":  {uses: []string{"store"}},
 	"store/redisstore": {uses: []string{"store", "github.com/redis/go-redis/..."}, tests: []string{"store/storetest", "internal/crash", "internal/outage", "internal/servers", "grant", "scope"}},
 	"grant":            {uses: []string{"scope", "store", "golang.org/x/crypto/..."}, tests: []string{"store/storetest", "internal/stores"}},

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/behest-go/behest/internal/stores"
 	"github.com/behest-go/behest/store"
 	"github.com/behest-go/behest/store/sqlite"
 	"github.com/behest-go/behest/store/storetest"
@@ -23,5 +24,13 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (a, b store.Store) {
 		path := filepath.Join(t.TempDir(), "db")
 		return open(t, path), open(t, path)
+	})
+}
+
+// The ledger is kept apart, by the same laws.
+func TestStoreOfTheLedger(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) (a, b store.Store) {
+		path := filepath.Join(t.TempDir(), "db")
+		return stores.Swap(open(t, path), "t", "ledger"), stores.Swap(open(t, path), "t", "ledger")
 	})
 }

@@ -195,7 +195,7 @@ func (w *writer) write(group []*request) {
 	}
 }
 
-// twice is commit, if need be at the second try: what the first took for granted may not be so.
+// twice is commit, if need be at the second try: what was remembered for the first may not be so any more.
 func (w *writer) twice(group []*request, last bool) (again []*request) {
 	if group = w.commit(group, false); len(group) > 0 {
 		group = w.commit(group, last)

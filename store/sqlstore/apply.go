@@ -64,7 +64,7 @@ func (s session) steps(ctx context.Context, now time.Time, ops []store.Op) (stor
 		return store.Outcome{}, err
 	}
 	g := NewGroup(s.x)
-	g.careful = true // the transaction is its caller's, who need not begin it again
+	g.unsorted = 0 // its caller comes once
 	if err := g.run(ctx, []*Call{c}); err != nil {
 		return store.Outcome{}, err
 	}

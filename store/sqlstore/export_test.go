@@ -21,3 +21,6 @@ func (s *Store) Idle() bool {
 
 // SetPatience changes how long a call waits for the one before it.
 func (s *Store) SetPatience(d time.Duration) { s.patience = d }
+
+// SetUnsorted changes how many rows may be missing in the index of the log.
+func (g *Group) SetUnsorted(n int) { g.unsorted = n }

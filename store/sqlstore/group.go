@@ -91,8 +91,7 @@ func ends(t time.Time) int64 {
 //	err = g.Run(ctx, calls)
 //	// COMMIT; if anything has failed: ROLLBACK, g.Forget(), and once more from the beginning
 //
-// Once more, since it takes for granted that a call whose last operation makes a new record (an entry in a ledger, whose ID is random) finds none, as long as no other operation is
-// on that: a statement fails where there is one, and then it looks.
+// New records of kind "ledger" it writes without entering them into the index of their IDs, until there are some thousands.
 //
 // Between Start and the end, other writes on this connection are followed by Forget, too.
 type Group struct {
@@ -100,23 +99,25 @@ type Group struct {
 	known   map[key]*entry
 	version int64 // of the data, by which it is known whether others have written
 	unknown []*entry
-	guessed []*entry // taken for new
 	touched []*entry
-	careful bool  // guess nothing
 	args    []any // of statements, one after the other
+
+	tail     tail
+	unsorted int // how many rows the tail may have at the end of Run
 }
 
 // maxKnown bounds what a Group remembers.
 const maxKnown = 1 << 14
 
 // NewGroup returns a Group whose transactions are on x: one connection.
-func NewGroup(x Execer) *Group { return &Group{x: x, known: make(map[key]*entry)} }
+func NewGroup(x Execer) *Group {
+	return &Group{x: x, known: make(map[key]*entry), tail: newTail(), unsorted: maxUnsorted}
+}
 
 // An entry is a record as the calls so far have left it.
 type entry struct {
 	key   key
 	row   int64 // its rowid in the table; 0: it is not there
-	guess bool  // that it is not there
 	was   int64 // its left_uses in the table
 	fault error
 
@@ -151,11 +152,15 @@ func (g *Group) Start(ctx context.Context) (others bool, err error) {
 	if others = g.version != was; others {
 		g.Forget()
 	}
+	g.tail.begin()
 	return others && was != 0, nil
 }
 
 // Forget makes it look up everything anew. Call it after a rollback, and after a write that was not its own.
-func (g *Group) Forget() { clear(g.known) }
+func (g *Group) Forget() {
+	clear(g.known)
+	g.tail.forget()
+}
 
 func (g *Group) fail(ctx context.Context, err error) error {
 	return session{d: SQLite}.fail(ctx, err, "apply")
@@ -165,31 +170,21 @@ func (g *Group) fail(ctx context.Context, err error) error {
 func (g *Group) Run(ctx context.Context, calls []*Call) error {
 	if err := g.run(ctx, calls); err != nil {
 		g.Forget()
-		g.careful = true
 		return g.fail(ctx, err)
 	}
-	g.careful = false
 	return nil
 }
 
 func (g *Group) run(ctx context.Context, calls []*Call) error {
-	g.unknown, g.guessed, g.touched = g.unknown[:0], g.guessed[:0], g.touched[:0]
+	g.unknown, g.touched = g.unknown[:0], g.touched[:0]
 	for _, c := range calls {
 		c.on = c.on[:0]
 		for i := range c.ops {
 			op := &c.ops[i]
 			e := g.known[op.key]
-			switch {
-			case e == nil:
+			if e == nil {
 				e = &entry{key: key{strings.Clone(op.key.kind), strings.Clone(op.key.id)}}
 				g.known[e.key] = e
-				if e.guess = !g.careful && i > 0 && i == len(c.ops)-1 && op.verb == store.VerbPut && op.want == 0; e.guess {
-					g.guessed = append(g.guessed, e)
-				} else {
-					g.unknown = append(g.unknown, e)
-				}
-			case e.guess: // somebody else wants to know
-				e.guess = false
 				g.unknown = append(g.unknown, e)
 			}
 			c.on = append(c.on, e)
@@ -205,9 +200,6 @@ func (g *Group) run(ctx context.Context, calls []*Call) error {
 	if err := g.write(ctx); err != nil {
 		return err
 	}
-	for _, e := range g.guessed {
-		delete(g.known, e.key)
-	}
 	for _, e := range g.unknown {
 		if e.fault != nil {
 			delete(g.known, e.key) // perhaps somebody repairs it
@@ -215,7 +207,10 @@ func (g *Group) run(ctx context.Context, calls []*Call) error {
 	}
 	clear(g.args[:cap(g.args)]) // no content is kept
 	if len(g.known) > maxKnown {
-		g.Forget()
+		clear(g.known)
+	}
+	if len(g.tail.ids) > g.unsorted {
+		return g.tail.sort(ctx, g.x)
 	}
 	return nil
 }
@@ -257,27 +252,83 @@ func rows(before, row, after string) (all map[int]string) {
 	return all
 }
 
-var (
-	lookRows = rows("WITH k (n, kind, id) AS (VALUES ", "(#, ?, ?)",
-		") SELECT k.n, r.rowid, r.version, r.left_uses, r.not_after FROM k CROSS JOIN behest_records r ON r.kind = k.kind AND r.id = k.id")
-	// OR FAIL: where the transaction is rolled back after any error, no copies of pages are needed to take back half a statement.
-	countRows = rows("UPDATE OR FAIL behest_records SET left_uses = v.column2 FROM (VALUES ", "(?, ?, ?)",
-		") v WHERE behest_records.rowid = v.column1 AND behest_records.left_uses = v.column3")
-	insertRows = rows("INSERT OR FAIL INTO behest_records ("+columns+") VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", "")
-	deleteRows = rows("DELETE FROM behest_records WHERE rowid IN (VALUES ", "(?)", ")")
-)
+// The statements for the records of a table.
+type statements struct {
+	look, count, insert, delete map[int]string
+	update                      string
+	insertPlain                 map[int]string // those that are new, have no Due and nothing left, as entries of the ledger are
+}
 
-const updateRow = "UPDATE OR FAIL behest_records SET version = ?, owner = ?, app = ?, due = ?, not_after = ?, left_uses = ?, data = ? WHERE rowid = ?"
+var onRecords, onLog = statements{
+	look: rows("WITH k (n, kind, id) AS (VALUES ", "(#, ?, ?)",
+		") SELECT k.n, r.rowid, r.version, r.left_uses, r.not_after FROM k CROSS JOIN behest_records r ON r.kind = k.kind AND r.id = k.id"),
+	insert: rows("INSERT OR FAIL INTO behest_records ("+columns+") VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", ""),
+}.on("behest_records"), statements{
+	look: rows("WITH k (n, kind, id) AS (VALUES ", "(#, ?, ?)",
+		") SELECT k.n, r.n, r.version, r.left_uses, r.not_after FROM k CROSS JOIN behest_log_ids i ON i.id = k.id CROSS JOIN behest_log r ON r.n = i.n"),
+	insert:      rows("INSERT OR FAIL INTO behest_log (n, id, version, owner, app, due, not_after, left_uses, data) VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?)", ""),
+	insertPlain: rows("INSERT OR FAIL INTO behest_log (n, id, version, owner, app, due, not_after, left_uses, data) VALUES ", "(?, ?, 1, ?, ?, NULL, ?, 0, ?)", ""),
+}.on("behest_log")
+
+// on adds those that tables have in common. OR FAIL: where the transaction is rolled back after any error, no copies of pages are needed to take back half a statement.
+func (s statements) on(table string) statements {
+	s.count = rows("UPDATE OR FAIL "+table+" SET left_uses = v.column2 FROM (VALUES ", "(?, ?, ?)",
+		") v WHERE "+table+".rowid = v.column1 AND "+table+".left_uses = v.column3")
+	s.delete = rows("DELETE FROM "+table+" WHERE rowid IN (VALUES ", "(?)", ")")
+	s.update = "UPDATE OR FAIL " + table + " SET version = ?, owner = ?, app = ?, due = ?, not_after = ?, left_uses = ?, data = ? WHERE rowid = ?"
+	return s
+}
 
 // look finds what is not known.
 func (g *Group) look(ctx context.Context) error {
-	return inBatches(g.unknown, func(part []*entry) error {
+	records, log := split(g.unknown)
+	if len(log) > 0 {
+		if err := g.tail.catchUp(ctx, g.x); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(log, func(e *entry) bool { return g.tail.has(e.key.id) }) {
+			if err := g.tail.sort(ctx, g.x); err != nil {
+				return err
+			}
+		}
+		log, err := g.tail.beyond(ctx, g.x, log)
+		if err != nil {
+			return err
+		}
+		if err := g.lookFor(ctx, log, &onLog); err != nil {
+			return err
+		}
+	}
+	return g.lookFor(ctx, records, &onRecords)
+}
+
+// split sorts out those that are in the log, without changing the order.
+func split(all []*entry) (records, log []*entry) {
+	first := slices.IndexFunc(all, (*entry).inLog)
+	if first < 0 {
+		return all, nil
+	}
+	records = append(make([]*entry, 0, len(all)), all[:first]...)
+	for _, e := range all[first:] {
+		if e.inLog() {
+			log = append(log, e)
+		} else {
+			records = append(records, e)
+		}
+	}
+	return records, log
+}
+
+func (e *entry) inLog() bool { return e.key.kind == ledgerKind }
+
+func (g *Group) lookFor(ctx context.Context, unknown []*entry, on *statements) error {
+	return inBatches(unknown, func(part []*entry) error {
 		args := g.args[:0]
 		for _, e := range part {
 			args = append(args, e.key.kind, e.key.id)
 		}
 		g.args = args
-		rows, err := g.x.QueryContext(ctx, lookRows[len(part)], args...)
+		rows, err := g.x.QueryContext(ctx, on.look[len(part)], args...)
 		if err != nil {
 			return err
 		}
@@ -403,10 +454,27 @@ func (g *Group) do(op *step, e *entry) {
 	}
 }
 
-// write makes the table what the entries are.
+// write makes the tables what the entries are.
 func (g *Group) write(ctx context.Context) error {
-	var gone, counts, fresh []*entry
+	records, log := split(g.touched)
+	if err := g.writeTo(ctx, records, &onRecords); err != nil {
+		return err
+	}
+	if err := g.writeTo(ctx, log, &onLog); err != nil {
+		return err
+	}
 	for _, e := range g.touched {
+		e.was, e.change, e.content = e.left, none, nil
+		if !e.there {
+			*e = entry{key: e.key}
+		}
+	}
+	return nil
+}
+
+func (g *Group) writeTo(ctx context.Context, touched []*entry, on *statements) error {
+	var gone, counts, fresh []*entry
+	for _, e := range touched {
 		if e.row != 0 && (e.change == deleted || e.change == replaced) {
 			gone = append(gone, e)
 		}
@@ -422,17 +490,22 @@ func (g *Group) write(ctx context.Context) error {
 		for _, e := range part {
 			args = append(args, e.row)
 		}
-		return g.exec(ctx, len(part), deleteRows[len(part)], args)
+		return g.exec(ctx, len(part), on.delete[len(part)], args)
 	}); err != nil {
 		return err
 	}
-	for _, e := range g.touched {
+	for _, e := range touched {
 		if e.row == 0 || e.change != written {
 			continue
 		}
 		c := e.content
-		if err := g.exec(ctx, 1, updateRow, []any{e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data, e.row}); err != nil {
+		if err := g.exec(ctx, 1, on.update, []any{e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data, e.row}); err != nil {
 			return err
+		}
+		if on == &onLog && c.notAfter != nil {
+			if _, err := g.x.ExecContext(ctx, noteRow, e.row, c.notAfter); err != nil {
+				return err
+			}
 		}
 	}
 	if err := inBatches(counts, func(part []*entry) error {
@@ -440,7 +513,7 @@ func (g *Group) write(ctx context.Context) error {
 		for _, e := range part {
 			args = append(args, e.row, e.left, e.was)
 		}
-		return g.exec(ctx, len(part), countRows[len(part)], args)
+		return g.exec(ctx, len(part), on.count[len(part)], args)
 	}); err != nil {
 		return err
 	}
@@ -451,22 +524,30 @@ func (g *Group) write(ctx context.Context) error {
 		}
 		return strings.Compare(a.key.id, b.key.id)
 	})
+	insert, plain := on.insert, on == &onLog && !slices.ContainsFunc(fresh, func(e *entry) bool { return e.version != 1 || e.left != 0 || e.content.due != nil })
+	if plain {
+		insert = on.insertPlain
+	}
 	if err := inBatches(fresh, func(part []*entry) error {
 		args := g.args[:0]
 		for _, e := range part {
 			c := e.content
-			args = append(args, e.key.kind, e.key.id, e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data)
+			if on == &onLog {
+				g.tail.add(g.tail.last+1, e.key.id)
+			}
+			switch {
+			case plain:
+				args = append(args, g.tail.last, e.key.id, c.owner, c.app, c.notAfter, c.data)
+			case on == &onLog:
+				args = append(args, g.tail.last, e.key.id, e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data)
+			default:
+				args = append(args, e.key.kind, e.key.id, e.version, c.owner, c.app, c.due, c.notAfter, e.left, c.data)
+			}
 		}
 		g.args = args
-		return g.exec(ctx, len(part), insertRows[len(part)], args)
+		return g.exec(ctx, len(part), insert[len(part)], args)
 	}); err != nil {
 		return err
-	}
-	for _, e := range g.touched {
-		e.was, e.change, e.content = e.left, none, nil
-		if !e.there {
-			*e = entry{key: e.key}
-		}
 	}
 	for _, e := range fresh {
 		delete(g.known, e.key) // where it is has not been said

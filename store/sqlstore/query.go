@@ -179,7 +179,7 @@ func (s session) Get(ctx context.Context, kind string, ids ...string) ([]store.R
 		return nil, nil
 	}
 	st := &statement{d: s.d}
-	st.add("SELECT "+columns+" FROM behest_records WHERE kind = ?", wordText(kind))
+	st.add("SELECT "+columns+" FROM "+s.d.view(kind)+" WHERE kind = ?", wordText(kind))
 	switch {
 	case len(ids) == 1:
 		st.add(" AND id = ?", idText(ids[0]))
@@ -232,7 +232,7 @@ func (s session) List(ctx context.Context, q store.Query) ([]store.Record, error
 		return nil, err
 	}
 	st := &statement{d: s.d}
-	st.add("SELECT " + columns + " FROM behest_records")
+	st.add("SELECT " + columns + " FROM " + s.d.view(q.Kind))
 	st.where(&q)
 	order := ""
 	if q.Reverse {
@@ -292,10 +292,13 @@ func (s session) Claim(ctx context.Context, q store.Query, until time.Time) ([]s
 			return nil, s.fail(ctx, err, "claim of kind %q", q.Kind)
 		}
 	} else {
-		st.add("SELECT " + columns + " FROM behest_records")
+		table := s.d.table(q.Kind)
+		st.add("SELECT " + columns + ", rowid FROM " + table)
 		st.where(&q)
 		st.add(" ORDER BY due, id LIMIT ?", q.Limit)
-		if err := s.query(ctx, st, nil, func(r store.Record) { add(r, r.Due) }); err != nil {
+		var row int64
+		var rows []int64
+		if err := s.query(ctx, st, []any{&row}, func(r store.Record) { add(r, r.Due); rows = append(rows, row) }); err != nil {
 			return nil, s.fail(ctx, err, "claim of kind %q", q.Kind)
 		}
 		for i := range out {
@@ -306,8 +309,7 @@ func (s session) Claim(ctx context.Context, q store.Query, until time.Time) ([]s
 			}
 			r.Version++
 			r.Due = time.UnixMicro(end).UTC()
-			_, err := s.x.ExecContext(ctx, "UPDATE behest_records SET due = ?, version = version + 1 WHERE kind = ? AND id = ?",
-				s.d.timeText(r.Due), wordText(r.Kind), idText(r.ID))
+			_, err := s.x.ExecContext(ctx, "UPDATE "+table+" SET due = ?, version = version + 1 WHERE rowid = ?", s.d.timeText(r.Due), rows[i])
 			if err != nil {
 				return nil, s.fail(ctx, err, "claim of kind %q", q.Kind)
 			}
@@ -329,6 +331,13 @@ func (s session) Purge(ctx context.Context, kind string, before time.Time, n int
 	}
 	if kind == "" || n < 1 || n > store.MaxPage {
 		return 0, fmt.Errorf("%w: a purge is of one kind and of 1 to %d records", store.ErrInvalid, store.MaxPage)
+	}
+	if s.d.table(kind) == "behest_log" {
+		removed, err := s.purgeLedger(ctx, s.d.timeBound(before), n)
+		if err != nil {
+			return 0, s.fail(ctx, err, "purge of kind %q", kind)
+		}
+		return removed, nil
 	}
 	query := "WITH old AS MATERIALIZED (SELECT kind AS k, id AS i FROM behest_records WHERE kind = $1 AND not_after < $2::timestamptz" +
 		" ORDER BY not_after LIMIT $3 FOR UPDATE SKIP LOCKED) DELETE FROM behest_records USING old WHERE kind = k AND id = i"

@@ -26,6 +26,11 @@
 //
 //	SELECT kind, id, app, left_uses, not_after FROM behest_records WHERE owner = 'zhang-san' ORDER BY not_after;
 //
+// On SQLite the records of kind "ledger" lie elsewhere, since each use adds one: the view behest_ledger has them with
+// the same columns. Behind it they are in behest_log in the order in which they were written, and in the index of their
+// IDs, behest_log_ids, only when there are thousands more (with a [Group]) or at once (without): entering one at a time
+// into the midst of an index cost as much as the rest of a use.
+//
 // An id is text, too, each byte as the character of that number (so an ASCII ID reads as it is, and the order of
 // characters is that of bytes); 0 and 1 are the two characters 1 1 and 1 2. An owner, app or kind that is not UTF-8,
 // or holds a zero byte or begins with "\", is "\" and then the same. due and not_after are timestamptz on PostgreSQL,
@@ -231,6 +236,14 @@ func (s *Store) Claim(ctx context.Context, q store.Query, until time.Time) (got 
 
 // Purge implements [store.Store].
 func (s *Store) Purge(ctx context.Context, kind string, before time.Time, n int) (int, error) {
+	if s.d.table(kind) == "behest_log" { // several statements
+		var removed int
+		err := s.immediate(ctx, func(in session) (err error) {
+			removed, err = in.Purge(ctx, kind, before, n)
+			return err
+		})
+		return removed, err
+	}
 	return session{s.db, s.d}.Purge(ctx, kind, before, n)
 }
 

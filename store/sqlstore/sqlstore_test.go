@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/behest-go/behest/internal/stores"
 	"github.com/behest-go/behest/store"
 	"github.com/behest-go/behest/store/sqlstore"
 	"github.com/behest-go/behest/store/storetest"
@@ -34,5 +35,13 @@ func TestSQLite(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (a, b store.Store) {
 		one, two := sqliteNodes(t)
 		return newStore(t, one, sqlstore.SQLite), newStore(t, two, sqlstore.SQLite)
+	})
+}
+
+// The ledger is kept apart, by the same laws.
+func TestSQLiteLedger(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) (a, b store.Store) {
+		one, two := sqliteNodes(t)
+		return stores.Swap(newStore(t, one, sqlstore.SQLite), "t", "ledger"), stores.Swap(newStore(t, two, sqlstore.SQLite), "t", "ledger")
 	})
 }

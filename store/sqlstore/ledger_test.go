@@ -1,0 +1,255 @@
+package sqlstore_test
+
+import (
+	"database/sql"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/behest-go/behest/store"
+	"github.com/behest-go/behest/store/sqlstore"
+)
+
+func entry(id string, version uint64) store.Op {
+	return store.Put(store.Record{Kind: "ledger", ID: id, Version: version, Owner: "li", App: "bookbot", NotAfter: now, Data: []byte(id)})
+}
+
+// logged is how many entries there are, and how many of them are in the index.
+func logged(t testing.TB, db *sql.DB) (all, indexed int) {
+	t.Helper()
+	require.NoError(t, db.QueryRow("SELECT (SELECT count(*) FROM behest_log), (SELECT count(*) FROM behest_log_ids)").Scan(&all, &indexed))
+	return all, indexed
+}
+
+func ledger(t testing.TB, s store.Store, q store.Query) (ids []string) {
+	t.Helper()
+	q.Kind = "ledger"
+	got, err := s.List(t.Context(), q)
+	require.NoError(t, err)
+	for _, r := range got {
+		require.Equal(t, "ledger", r.Kind)
+		ids = append(ids, r.ID)
+	}
+	return ids
+}
+
+// Entries are there at once, in order and for all, whether they are in the index or not.
+func TestLedgerBeforeAndAfterItIsSorted(t *testing.T) {
+	here, other := sqliteNodes(t)
+	g, reader := newGroups(t, here), newStore(t, other, sqlstore.SQLite)
+	for i, calls := range [][]*sqlstore.Call{
+		{call(t, now, entry("b.2", 0)), call(t, now, entry("a.3", 0))},
+		{call(t, now, entry("a.1", 0)), call(t, now, entry("c", 0)), call(t, now, entry("a.2", 0))},
+		{call(t, now, entry("a!", 0)), call(t, now, entry("a.0", 0))},
+	} {
+		g.SetUnsorted(3)
+		g.run(t, "COMMIT", calls...)
+		all, indexed := logged(t, other)
+		require.Equal(t, []int{2, 5, 7}[i], all)
+		require.Equal(t, []int{0, 5, 5}[i], indexed)
+	}
+	require.Equal(t, []string{"a!", "a.0", "a.1", "a.2", "a.3", "b.2", "c"}, ledger(t, reader, store.Query{}))
+	require.Equal(t, []string{"a.3", "a.2"}, ledger(t, reader, store.Query{Prefix: "a.", Reverse: true, Limit: 2}))
+	require.Equal(t, []string{"a.1", "a.0"}, ledger(t, reader, store.Query{Prefix: "a.", Reverse: true, After: "a.2"}))
+	require.Equal(t, []string{"a.3", "b.2", "c"}, ledger(t, reader, store.Query{App: "bookbot", After: "a.2"}))
+	got, err := reader.Get(t.Context(), "ledger", "a.0", "nobody", "a.3")
+	require.NoError(t, err)
+	require.Len(t, got, 2)
+	require.Equal(t, store.Record{Kind: "ledger", ID: "a.0", Version: 1, Owner: "li", App: "bookbot", NotAfter: now, Data: []byte("a.0")}, got[0])
+}
+
+// What is there is found, wherever it is, and by whomever it was written.
+func TestLedgerConflicts(t *testing.T) {
+	here, other := sqliteNodes(t)
+	one, two := newGroups(t, here), newGroups(t, other)
+	one.run(t, "COMMIT", call(t, now, entry("a.5", 0)))
+	for _, g := range []*groups{one, two} {
+		c, d := call(t, now, entry("a.5", 0)), call(t, now, store.Check("ledger", "a.5", 1))
+		g.run(t, "COMMIT", c, d)
+		require.Equal(t, store.Outcome{Reason: store.Conflict, Version: 1}, c.Outcome)
+		require.True(t, d.Outcome.Applied())
+	}
+	// Two take turns, each knowing what the other has written, in the index and after it.
+	for i := range 30 {
+		g, g2 := one, two
+		if i%2 == 1 {
+			g, g2 = two, one
+		}
+		g.SetUnsorted(i % 7)
+		id := fmt.Sprintf("a.%02d", 90-i)
+		g.run(t, "COMMIT", call(t, now, entry(id, 0)))
+		again, next := call(t, now, entry(id, 0)), call(t, now, entry(id, 1))
+		g2.run(t, "COMMIT", again, next)
+		require.Equal(t, store.Conflict, again.Outcome.Reason, "%s", id)
+		require.True(t, next.Outcome.Applied())
+	}
+	require.Len(t, ledger(t, newStore(t, here, sqlstore.SQLite), store.Query{}), 31)
+}
+
+// What is taken back was never there, whether it was an entry or that all were sorted.
+func TestLedgerRolledBack(t *testing.T) {
+	here, other := sqliteNodes(t)
+	g := newGroups(t, here)
+	g.run(t, "COMMIT", call(t, now, entry("a.1", 0)))
+	for _, unsorted := range []int{9, 0} {
+		g.SetUnsorted(unsorted)
+		g.run(t, "ROLLBACK", call(t, now, entry("a.2", 0)), call(t, now, entry("b.1", 0)))
+		g.Forget()
+		all, indexed := logged(t, other)
+		require.Equal(t, []int{1, 0}, []int{all, indexed})
+		gone := call(t, now, store.Check("ledger", "a.2", 0))
+		g.SetUnsorted(9)
+		g.run(t, "COMMIT", gone)
+		require.True(t, gone.Outcome.Applied())
+	}
+	again := call(t, now, entry("a.2", 0))
+	g.run(t, "COMMIT", again, call(t, now, store.Delete("ledger", "a.1", 1)))
+	require.True(t, again.Outcome.Applied())
+	require.Equal(t, []string{"a.2"}, ledger(t, newStore(t, other, sqlstore.SQLite), store.Query{}))
+}
+
+// Who takes back what it wrote looks anew at what others write in its place, also if all were sorted in between.
+func TestLedgerRolledBackAmongOthers(t *testing.T) {
+	for name, sort := range map[string]func(t *testing.T, g, other *groups){
+		"by the other, before": func(t *testing.T, g, other *groups) {
+			other.SetUnsorted(0)
+			other.run(t, "COMMIT", call(t, now, entry("a.9", 0)))
+			g.run(t, "ROLLBACK", call(t, now, entry("x.1", 0)), call(t, now, entry("x.2", 0)))
+		},
+		"by both": func(t *testing.T, g, other *groups) {
+			g.run(t, "ROLLBACK", call(t, now, store.Check("ledger", "a.1", 1)), call(t, now, entry("x.1", 0)), call(t, now, entry("x.2", 0)))
+			other.run(t, "COMMIT", call(t, now, store.Check("ledger", "a.1", 1)))
+		},
+		"by it": func(t *testing.T, g, _ *groups) {
+			g.SetUnsorted(0)
+			g.run(t, "ROLLBACK", call(t, now, entry("x.1", 0)), call(t, now, entry("x.2", 0)))
+		},
+		"by none": func(t *testing.T, g, _ *groups) {
+			g.run(t, "ROLLBACK", call(t, now, entry("x.1", 0)), call(t, now, entry("x.2", 0)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, two := sqliteNodes(t)
+			g, other := newGroups(t, one), newGroups(t, two)
+			for i := range 5 {
+				g.run(t, "COMMIT", call(t, now, entry(fmt.Sprint("a.", i), 0)))
+			}
+			sort(t, g, other)
+			g.Forget()
+			g.SetUnsorted(99)
+			other.SetUnsorted(99)
+			other.run(t, "COMMIT", call(t, now, entry("b.1", 0)))
+			taken, free := call(t, now, entry("b.1", 0)), call(t, now, entry("x.1", 0))
+			g.run(t, "COMMIT", taken)
+			require.Equal(t, store.Outcome{Reason: store.Conflict, Version: 1}, taken.Outcome)
+			g.run(t, "COMMIT", free)
+			require.True(t, free.Outcome.Applied())
+		})
+	}
+}
+
+// A row that is gone gives its number to no other while the index goes by numbers.
+func TestLedgerAfterItsLastIsGone(t *testing.T) {
+	db, _ := sqliteNodes(t)
+	g, s := newGroups(t, db), newStore(t, db, sqlstore.SQLite)
+	for i := range 5 {
+		id := fmt.Sprint("a.", i)
+		g.run(t, "COMMIT", call(t, now, entry(id, 0)))
+		if i%2 == 0 {
+			g.run(t, "COMMIT", call(t, now, store.Delete("ledger", id, 1)))
+		} else {
+			removed, err := s.Purge(t.Context(), "ledger", now.Add(time.Second), 10)
+			require.NoError(t, err)
+			require.Equal(t, 1, removed)
+		}
+		g.run(t, "COMMIT", call(t, now, entry("b.1", 0)))
+		require.Equal(t, []string{"b.1"}, ledger(t, s, store.Query{}), "round %d", i)
+		g.run(t, "COMMIT", call(t, now, store.Delete("ledger", "b.1", store.AnyVersion)))
+		all, indexed := logged(t, db)
+		require.Equal(t, []int{0, 0}, []int{all, indexed})
+	}
+}
+
+// A Purge goes by what is over now, across the parts of the log.
+func TestLedgerPurge(t *testing.T) {
+	db, _ := sqliteNodes(t)
+	g, s := newGroups(t, db), newStore(t, db, sqlstore.SQLite)
+	const total = 20_000
+	var calls []*sqlstore.Call
+	for i := range total {
+		end := now.Add(time.Duration(i) * time.Second)
+		if i%100 == 7 {
+			end = time.Time{}
+		}
+		calls = append(calls, call(t, now, store.Put(store.Record{Kind: "ledger", ID: fmt.Sprintf("a%d.%d", i%97, i), NotAfter: end})))
+	}
+	g.run(t, "COMMIT", calls...)
+	purge := func(before, want int) {
+		t.Helper()
+		removed := 0
+		for {
+			n, err := s.Purge(t.Context(), "ledger", now.Add(time.Duration(before)*time.Second), store.MaxPage)
+			require.NoError(t, err)
+			if removed += n; n == 0 {
+				break
+			}
+		}
+		require.Equal(t, want, removed)
+	}
+	purge(0, 0)
+	purge(10_000, 9900)
+	move := func(i, version int, end time.Time) {
+		c := call(t, now, store.Put(store.Record{Kind: "ledger", ID: fmt.Sprintf("a%d.%d", i%97, i), Version: uint64(version), NotAfter: end}))
+		g.run(t, "COMMIT", c)
+		require.True(t, c.Outcome.Applied())
+	}
+	move(19_000, 1, now)
+	move(10_000, 1, time.Time{})
+	move(7, 1, now)
+	purge(10_001, 2)
+	purge(total, 9900-2)
+	all, indexed := logged(t, db)
+	require.Equal(t, []int{200, 200}, []int{all, indexed}, "those that are never over, but one, and one more")
+	var parts int
+	require.NoError(t, db.QueryRow("SELECT count(*) FROM behest_log_parts").Scan(&parts))
+	require.Zero(t, parts, "nothing is left to purge")
+}
+
+// What is out of shape is an error, and nothing is written.
+func TestLedgerOutOfShape(t *testing.T) {
+	db, _ := sqliteNodes(t)
+	s := newStore(t, db, sqlstore.SQLite)
+	_, err := db.Exec("DELETE FROM behest_log_sorted")
+	require.NoError(t, err)
+	_, err = s.Apply(t.Context(), now, []store.Op{entry("a.1", 0)})
+	require.ErrorContains(t, err, "behest_log_sorted")
+	all, _ := logged(t, db)
+	require.Zero(t, all)
+}
+
+// Somebody may remove entries by hand, whether they are in the index or not.
+func TestLedgerRemovedByHand(t *testing.T) {
+	here, other := sqliteNodes(t)
+	g, fresh := newGroups(t, here), newGroups(t, other)
+	var calls []*sqlstore.Call
+	for i := range 10 {
+		calls = append(calls, call(t, now, entry(fmt.Sprint("a.", i), 0)))
+	}
+	for i, unsorted := range []int{99, 0} {
+		g.SetUnsorted(unsorted)
+		g.run(t, "COMMIT", calls...)
+		_, err := other.Exec("DELETE FROM behest_log WHERE id <> 'a.4'")
+		require.NoError(t, err)
+		for _, by := range []*groups{fresh, g} { // who knew the others, and who did not
+			by.run(t, "COMMIT", call(t, now, store.Check("ledger", "a.3", 0)), call(t, now, entry("b.1", 0)), call(t, now, store.Check("ledger", "a.4", 1)))
+			require.Equal(t, []string{"a.4", "b.1"}, ledger(t, newStore(t, other, sqlstore.SQLite), store.Query{}), "%d", i)
+			by.run(t, "COMMIT", call(t, now, store.Delete("ledger", "b.1", 1)))
+		}
+		_, err = other.Exec("DELETE FROM behest_log")
+		require.NoError(t, err)
+		all, indexed := logged(t, here)
+		require.Equal(t, []int{0, 0}, []int{all, indexed})
+	}
+}
