@@ -90,9 +90,24 @@ func complete(tb testing.TB, nodes []*server) {
 		c := n.client()
 		require.True(tb, n.eventually(60*time.Second, func() bool {
 			info, err := c.ClusterInfo(background).Result()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprint("cluster_known_nodes:", len(nodes))) && strings.Contains(info, "cluster_slots_ok:16384")
+			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, fmt.Sprint("cluster_known_nodes:", len(nodes))) && strings.Contains(info, "cluster_slots_ok:16384") && linked(c)
 		}), "the cluster does not come up")
 	}
+}
+
+// linked reports whether a node has met all others: what it publishes before, they do not tell those who listen at them. That may be a while after all is well with the slots.
+func linked(c *redis.Client) bool {
+	nodes, err := c.ClusterNodes(background).Result()
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(nodes) {
+		// ID, address, flags, master, ping, pong, epoch, state of the link
+		if f := strings.Fields(line); len(f) < 8 || strings.Contains(f[2], "handshake") || f[7] != "connected" {
+			return false
+		}
+	}
+	return true
 }
 
 func clusterClient(tb testing.TB, nodes []*server, opts ...func(*redis.ClusterOptions)) *redis.ClusterClient {
