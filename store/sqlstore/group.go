@@ -328,21 +328,10 @@ func (g *Group) lookFor(ctx context.Context, unknown []*entry, on *statements) e
 			args = append(args, e.key.kind, e.key.id)
 		}
 		g.args = args
-		rows, err := g.x.QueryContext(ctx, on.look[len(part)], args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var n int
-			var row int64
-			var version, left, notAfter any
-			if err := rows.Scan(&n, &row, &version, &left, &notAfter); err != nil {
-				return err
-			}
-			part[n].read(row, version, left, notAfter)
-		}
-		return errors.Join(rows.Err(), rows.Close())
+		var n int
+		var row int64
+		var version, left, notAfter any
+		return eachRow(ctx, g.x, on.look[len(part)], args, func() { part[n].read(row, version, left, notAfter) }, &n, &row, &version, &left, &notAfter)
 	})
 }
 

@@ -27,9 +27,12 @@ const (
 	partBits    = 13 // of the number of a row, which is in its part
 )
 
+// logs reports whether the records of a kind are kept so.
+func (d Dialect) logs(kind string) bool { return d == SQLite && kind == ledgerKind }
+
 // table is where the records of a kind are written.
 func (d Dialect) table(kind string) string {
-	if d == SQLite && kind == ledgerKind {
+	if d.logs(kind) {
 		return "behest_log"
 	}
 	return "behest_records"
@@ -37,7 +40,7 @@ func (d Dialect) table(kind string) string {
 
 // view is where they are looked for by ID.
 func (d Dialect) view(kind string) string {
-	if d == SQLite && kind == ledgerKind {
+	if d.logs(kind) {
 		return "behest_ledger"
 	}
 	return "behest_records"
@@ -106,24 +109,27 @@ func (t *tail) catchUp(ctx context.Context, x Execer) error {
 		*t = newTail()
 		t.sorted, t.last, t.beganLast = sorted, sorted, sorted
 	}
-	rows, err := x.QueryContext(ctx, "SELECT n, id FROM behest_log WHERE n > ? ORDER BY n", t.last)
+	var n int64
+	var id string
+	err := eachRow(ctx, x, "SELECT n, id FROM behest_log WHERE n > ? ORDER BY n", []any{t.last}, func() { t.add(n, id) }, &n, &id)
+	t.stale = err != nil
+	return err
+}
+
+// eachRow calls f for each row of an answer, with its columns in to.
+func eachRow(ctx context.Context, x Execer, query string, args []any, f func(), to ...any) error {
+	rows, err := x.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var n int64
-		var id string
-		if err := rows.Scan(&n, &id); err != nil {
+		if err := rows.Scan(to...); err != nil {
 			return err
 		}
-		t.add(n, id)
+		f()
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return err
-	}
-	t.stale = false
-	return nil
+	return errors.Join(rows.Err(), rows.Close())
 }
 
 // sort enters the rows into the index.
@@ -170,20 +176,9 @@ func (t *tail) beyond(ctx context.Context, x Execer, all []*entry) (rest []*entr
 		for _, h := range part {
 			args = append(args, h, h[:len(h)-1]+"/") // the character after "."
 		}
-		rows, err := x.QueryContext(ctx, topRows[len(part)], args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var n int
-			var top string
-			if err := rows.Scan(&n, &top); err != nil {
-				return err
-			}
-			t.tops[part[n]] = top
-		}
-		return errors.Join(rows.Err(), rows.Close())
+		var n int
+		var top string
+		return eachRow(ctx, x, topRows[len(part)], args, func() { t.tops[part[n]] = top }, &n, &top)
 	}); err != nil {
 		clear(t.tops)
 		return nil, err
@@ -226,7 +221,10 @@ func (s session) purgeLedger(ctx context.Context, before string, n int) (removed
 	if err := sortNow(ctx, s.x); err != nil {
 		return 0, err
 	}
-	parts, err := s.partsBefore(ctx, before)
+	var part int64
+	var parts []int64
+	err = eachRow(ctx, s.x, "SELECT part FROM behest_log_parts WHERE not_after < ? ORDER BY not_after LIMIT ?", []any{before, store.MaxPage},
+		func() { parts = append(parts, part) }, &part)
 	if err != nil {
 		return 0, err
 	}
@@ -252,21 +250,4 @@ func (s session) purgeLedger(ctx context.Context, before string, n int) (removed
 		}
 	}
 	return removed, nil
-}
-
-// partsBefore returns the parts of the log in which something may be to purge, as many as a Purge can take something of.
-func (s session) partsBefore(ctx context.Context, before string) (parts []int64, err error) {
-	rows, err := s.x.QueryContext(ctx, "SELECT part FROM behest_log_parts WHERE not_after < ? ORDER BY not_after LIMIT ?", before, store.MaxPage)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var part int64
-		if err := rows.Scan(&part); err != nil {
-			return nil, err
-		}
-		parts = append(parts, part)
-	}
-	return parts, errors.Join(rows.Err(), rows.Close())
 }

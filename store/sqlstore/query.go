@@ -332,7 +332,7 @@ func (s session) Purge(ctx context.Context, kind string, before time.Time, n int
 	if kind == "" || n < 1 || n > store.MaxPage {
 		return 0, fmt.Errorf("%w: a purge is of one kind and of 1 to %d records", store.ErrInvalid, store.MaxPage)
 	}
-	if s.d.table(kind) == "behest_log" {
+	if s.d.logs(kind) {
 		removed, err := s.purgeLedger(ctx, s.d.timeBound(before), n)
 		if err != nil {
 			return 0, s.fail(ctx, err, "purge of kind %q", kind)

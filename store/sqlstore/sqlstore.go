@@ -236,7 +236,7 @@ func (s *Store) Claim(ctx context.Context, q store.Query, until time.Time) (got 
 
 // Purge implements [store.Store].
 func (s *Store) Purge(ctx context.Context, kind string, before time.Time, n int) (int, error) {
-	if s.d.table(kind) == "behest_log" { // several statements
+	if s.d.logs(kind) { // several statements
 		var removed int
 		err := s.immediate(ctx, func(in session) (err error) {
 			removed, err = in.Purge(ctx, kind, before, n)
