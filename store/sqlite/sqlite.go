@@ -102,11 +102,11 @@ type Store struct {
 	read    *sql.DB
 	reading *prepared
 
-	requests chan *request
-	quit     chan struct{} // closed by Close
-	done     chan struct{} // closed by the writer
-	once     sync.Once
-	closed   error
+	queue  *queue
+	quit   chan struct{} // closed by Close
+	done   chan struct{} // closed by the writer
+	once   sync.Once
+	closed error
 }
 
 var _ store.Store = (*Store)(nil)
@@ -132,7 +132,7 @@ func open(path string) (_ *Store, err error) {
 	if err := prepareFile(full); err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, file: full, requests: make(chan *request, maxGroup), quit: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{path: path, file: full, queue: newQueue(), quit: make(chan struct{}), done: make(chan struct{})}
 	settings := writeSettings
 	vfs, err := gathering()
 	if err != nil {

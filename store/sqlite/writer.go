@@ -41,29 +41,22 @@ func (s *Store) submit(ctx context.Context, r *request) error {
 		return s.closedError()
 	}
 	r.done = make(chan error, 1)
-	over := ctx.Done()
-	select {
-	case s.requests <- r:
-	case <-over:
-		return s.fail(fmt.Errorf("waiting to write: %w", ctx.Err()))
-	case <-s.quit:
+	if !s.queue.add(r) {
 		return s.closedError()
+	}
+	over := ctx.Done()
+	if over == nil {
+		return s.fail(<-r.done)
 	}
 	select {
 	case err := <-r.done:
 		return s.fail(err)
 	case <-over:
 		if r.state.CompareAndSwap(waiting, abandoned) {
+			s.queue.remove(r)
 			return s.fail(fmt.Errorf("waiting to write: %w", ctx.Err()))
 		}
 		return s.fail(fmt.Errorf("in the middle of a write, which may have happened: %w", ctx.Err()))
-	case <-s.done:
-		select {
-		case err := <-r.done:
-			return s.fail(err)
-		default:
-			return s.closedError() // it came after the writer had gone
-		}
 	}
 }
 
@@ -113,57 +106,54 @@ func (w *writer) use(conn *sql.Conn) {
 func (w *writer) run() {
 	defer close(w.s.done)
 	defer func() {
+		for _, r := range w.s.queue.close() {
+			r.answer(w.s.closedError())
+		}
 		_ = w.tx.close()
 		_ = w.conn.Close()
 	}()
 	for {
-		select {
-		case <-w.s.quit:
+		group, over := w.gather()
+		switch {
+		case over:
 			return
-		case first := <-w.s.requests:
-			group := w.gather(first)
-			began := time.Now()
-			w.write(group)
-			w.took = time.Since(began)
-			w.shorten()
+		case len(group) == 0:
+			continue // who asked has given up
 		}
+		began := time.Now()
+		w.write(group)
+		w.took = time.Since(began)
+		w.shorten()
 	}
 }
 
-// gather takes those who wait already, and those whom the last answers have woken, if they come back soon: it is the commit that costs, so a part of what the
-// last one took is spent on waiting for as many as there were lately. Other processes that write get their turn in this time.
-func (w *writer) gather(first *request) []*request {
-	group := append(make([]*request, 0, maxGroup), first)
-	runtime.Gosched()
-	polite := time.Since(w.others) < time.Second
-	var enough <-chan time.Time
-	for len(group) < maxGroup {
-		select {
-		case r := <-w.s.requests:
-			group = append(group, r)
-			continue
-		default:
-		}
-		if len(group) >= w.hoped && !polite {
-			break
-		}
-		if enough == nil {
-			wait := min(w.took/4, longestWait)
-			if polite {
-				wait = longestWait
-			}
-			enough = time.After(wait)
-		}
-		select {
-		case r := <-w.s.requests:
-			group = append(group, r)
-			continue
-		case <-enough:
-		}
-		break
+// gather waits for a request, and then for those whom the last answers have woken, if they come back soon: it is the commit that costs, so a part of what the
+// last one took is spent on waiting for as many as there were lately. Other processes that write get their turn in this time. It is over when the store is closed.
+func (w *writer) gather() (group []*request, over bool) {
+	select {
+	case <-w.s.quit:
+		return nil, true
+	case <-w.s.queue.when(1):
 	}
+	if w.s.isClosed() {
+		return nil, true
+	}
+	hoped, longest := w.hoped, min(w.took/4, longestWait)
+	if time.Since(w.others) < time.Second { // then it is politeness
+		hoped, longest = maxGroup, longestWait
+	}
+	if hoped > 1 {
+		runtime.Gosched()
+		enough := time.NewTimer(longest)
+		select {
+		case <-w.s.queue.when(hoped):
+		case <-enough.C:
+		}
+		enough.Stop()
+	}
+	group = w.s.queue.take(maxGroup)
 	w.hoped = max(len(group), w.hoped-1-w.hoped/16)
-	return group
+	return group, false
 }
 
 // shorten moves a log into the file that has become too long because there was always somebody reading: it waits for those who read, while new ones do
