@@ -306,15 +306,19 @@ func (s *Store) Apply(ctx context.Context, now time.Time, ops []store.Op) (store
 	if err := ctx.Err(); err != nil {
 		return store.Outcome{}, err
 	}
+	r := requests.Get().(*request)
 	// A copy: who gives up may change what it handed in, while the writer is at it.
-	call, err := sqlstore.NewCall(now, ops)
-	if err != nil {
+	if err := r.call.Set(now, ops); err != nil {
+		requests.Put(r)
 		return store.Outcome{}, err
 	}
-	if err := s.submit(ctx, &request{call: call}); err != nil {
-		return store.Outcome{}, err
+	if err := s.submit(ctx, r); err != nil {
+		return store.Outcome{}, err // and r may be the writer's still
 	}
-	return call.Outcome, nil
+	out := r.call.Outcome
+	r.state.Store(waiting)
+	requests.Put(r)
+	return out, nil
 }
 
 // Claim implements [store.Store].

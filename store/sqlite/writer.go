@@ -32,6 +32,9 @@ type request struct {
 	done  chan error
 }
 
+// requests are those that no caller and no writer has. An Apply takes one, since it is much memory for a short time.
+var requests = sync.Pool{New: func() any { return &request{call: new(sqlstore.Call), done: make(chan error, 1)} }}
+
 // submit has the writer carry out r in a transaction, and waits until that is committed. After an error, what r holds may be the writer's still.
 func (s *Store) submit(ctx context.Context, r *request) error {
 	if err := ctx.Err(); err != nil {
@@ -40,7 +43,6 @@ func (s *Store) submit(ctx context.Context, r *request) error {
 	if s.isClosed() {
 		return s.closedError()
 	}
-	r.done = make(chan error, 1)
 	if !s.queue.add(r) {
 		return s.closedError()
 	}
@@ -63,7 +65,7 @@ func (s *Store) submit(ctx context.Context, r *request) error {
 // other is submit for a write that is no Apply.
 func other[T any](ctx context.Context, s *Store, f func(context.Context, store.Store) (T, error)) (T, error) {
 	answer := new(T) // the writer's, until it is done
-	err := s.submit(ctx, &request{run: func(tx store.Store) (err error) {
+	err := s.submit(ctx, &request{done: make(chan error, 1), run: func(tx store.Store) (err error) {
 		// Without the caller's context: a write that gave up in the middle would take its neighbours along.
 		*answer, err = f(context.Background(), tx)
 		return err

@@ -23,20 +23,29 @@ type Call struct {
 	ops []step
 	on  []*entry // what each of ops is on, during Run
 
-	roomForOps [usual]step
-	roomForOn  [usual]*entry
+	roomForOps     [usual]step
+	roomForOn      [usual]*entry
+	roomForContent [1]content // most calls have one
+	data           []byte     // of all contents
 }
+
+// maxKept bounds the memory that a Call keeps for its next Set.
+const maxKept = 4096
 
 // usual is how many operations most calls have at most.
 const usual = 6
 
 // A step is an operation.
 type step struct {
-	key        key
-	verb       store.Verb
-	init       bool
-	want       uint64
-	n          int64
+	key     key
+	verb    store.Verb
+	want    uint64
+	n       int64
+	content *content // what a Put writes, and a Spend if it may make the record
+}
+
+// content is a record but for its identity and its version.
+type content struct {
 	left       int64
 	ends       int64 // microseconds, or never
 	owner, app string
@@ -53,23 +62,41 @@ const never = math.MaxInt64
 
 // NewCall checks an Apply and makes a copy of it. Its error wraps [store.ErrInvalid].
 func NewCall(now time.Time, ops []store.Op) (*Call, error) {
-	if err := checkOps(ops); err != nil {
+	c := new(Call)
+	if err := c.Set(now, ops); err != nil {
 		return nil, err
 	}
-	c := &Call{now: now.UnixMicro()}
+	return c, nil
+}
+
+// Set makes of a Call that nobody runs, such as a new one, what [NewCall] makes, in the memory that it has. Its error wraps [store.ErrInvalid], and leaves the Call as it was.
+func (c *Call) Set(now time.Time, ops []store.Op) error {
+	if err := checkOps(ops); err != nil {
+		return err
+	}
+	c.Outcome, c.Err, c.now = store.Outcome{}, nil, now.UnixMicro()
 	c.ops, c.on = c.roomForOps[:0], c.roomForOn[:0]
+	contents := c.roomForContent[:0]
+	if c.data = c.data[:0]; c.data == nil || cap(c.data) > maxKept {
+		c.data = []byte{} // no content is not the same as none
+	}
 	for i := range ops {
 		op := &ops[i]
 		r := &op.Record
-		s := step{key: key{wordText(r.Kind), idText(r.ID)}, verb: op.Verb, init: op.Init, want: r.Version, n: op.N}
-		if s.verb == store.VerbPut || s.verb == store.VerbSpend && s.init {
-			s.left, s.owner, s.app = r.Left, wordText(r.Owner), wordText(r.App)
-			s.due, s.notAfter, s.ends = SQLite.timeArg(r.Due), SQLite.timeArg(r.NotAfter), ends(r.NotAfter)
-			s.data = append(make([]byte, 0, len(r.Data)), r.Data...)
+		s := step{key: key{wordText(r.Kind), idText(r.ID)}, verb: op.Verb, want: r.Version, n: op.N}
+		if s.verb == store.VerbPut || s.verb == store.VerbSpend && op.Init {
+			if len(contents) == cap(contents) {
+				contents = make([]content, 0, len(ops)-i) // those that there were stay where they are
+			}
+			from := len(c.data)
+			c.data = append(c.data, r.Data...)
+			contents = append(contents, content{left: r.Left, ends: ends(r.NotAfter), owner: wordText(r.Owner), app: wordText(r.App),
+				due: SQLite.timeArg(r.Due), notAfter: SQLite.timeArg(r.NotAfter), data: c.data[from:len(c.data):len(c.data)]})
+			s.content = &contents[len(contents)-1]
 		}
 		c.ops = append(c.ops, s)
 	}
-	return c, nil
+	return nil
 }
 
 func ends(t time.Time) int64 {
@@ -101,6 +128,7 @@ type Group struct {
 	unknown []*entry
 	touched []*entry
 	args    []any // of statements, one after the other
+	spare   []*entry
 
 	tail     tail
 	unsorted int // how many rows the tail may have at the end of Run
@@ -125,7 +153,7 @@ type entry struct {
 	version, left int64
 	ends          int64
 
-	content *step // its columns, if they are other ones than in the table
+	content *content // its columns, if they are other ones than in the table
 	change  change
 }
 
@@ -183,7 +211,7 @@ func (g *Group) run(ctx context.Context, calls []*Call) error {
 			op := &c.ops[i]
 			e := g.known[op.key]
 			if e == nil {
-				e = &entry{key: key{strings.Clone(op.key.kind), strings.Clone(op.key.id)}}
+				e = g.newEntry(op.key)
 				g.known[e.key] = e
 				g.unknown = append(g.unknown, e)
 			}
@@ -201,7 +229,12 @@ func (g *Group) run(ctx context.Context, calls []*Call) error {
 		return err
 	}
 	for _, e := range g.unknown {
-		if e.fault != nil {
+		switch {
+		case e.key.inLog():
+			delete(g.known, e.key)
+			*e = entry{}
+			g.spare = append(g.spare, e)
+		case e.fault != nil:
 			delete(g.known, e.key) // perhaps somebody repairs it
 		}
 	}
@@ -213,6 +246,21 @@ func (g *Group) run(ctx context.Context, calls []*Call) error {
 		return g.tail.sort(ctx, g.x)
 	}
 	return nil
+}
+
+// newEntry returns one that is not known. Entries of the log are hardly ever asked for again, and not remembered: they are used again for others after each Run.
+func (g *Group) newEntry(k key) *entry {
+	if !k.inLog() {
+		return &entry{key: key{strings.Clone(k.kind), strings.Clone(k.id)}}
+	}
+	last := len(g.spare) - 1
+	if last < 0 {
+		return &entry{key: k}
+	}
+	e := g.spare[last]
+	g.spare = g.spare[:last]
+	e.key = k
+	return e
 }
 
 // batches are the numbers of rows for which statements are kept ready.
@@ -304,13 +352,13 @@ func (g *Group) look(ctx context.Context) error {
 
 // split sorts out those that are in the log, without changing the order.
 func split(all []*entry) (records, log []*entry) {
-	first := slices.IndexFunc(all, (*entry).inLog)
+	first := slices.IndexFunc(all, func(e *entry) bool { return e.key.inLog() })
 	if first < 0 {
 		return all, nil
 	}
 	records = append(make([]*entry, 0, len(all)), all[:first]...)
 	for _, e := range all[first:] {
-		if e.inLog() {
+		if e.key.inLog() {
 			log = append(log, e)
 		} else {
 			records = append(records, e)
@@ -319,7 +367,7 @@ func split(all []*entry) (records, log []*entry) {
 	return records, log
 }
 
-func (e *entry) inLog() bool { return e.key.kind == ledgerKind }
+func (k *key) inLog() bool { return k.kind == ledgerKind }
 
 func (g *Group) lookFor(ctx context.Context, unknown []*entry, on *statements) error {
 	return inBatches(unknown, func(part []*entry) error {
@@ -401,8 +449,8 @@ func (op *step) decide(e *entry, now int64) (refused store.Reason, left int64) {
 	switch {
 	case e.there:
 		left, ends = e.left, e.ends
-	case op.init:
-		left, ends = op.left, op.ends
+	case op.content != nil:
+		left, ends = op.content.left, op.content.ends
 	default:
 		return store.Missing, 0
 	}
@@ -427,10 +475,10 @@ func (g *Group) do(op *step, e *entry) {
 		e.change = max(e.change, counted)
 	case e.there:
 		e.version++
-		e.ends, e.content = op.ends, op
+		e.ends, e.content = op.content.ends, op.content
 		e.change = max(e.change, written)
 	default:
-		e.there, e.version, e.left, e.ends, e.content = true, 1, op.left, op.ends, op
+		e.there, e.version, e.left, e.ends, e.content = true, 1, op.content.left, op.content.ends, op.content
 		if op.verb == store.VerbSpend {
 			e.left -= op.n
 		}
@@ -522,7 +570,7 @@ func (g *Group) writeTo(ctx context.Context, touched []*entry, on *statements) e
 		for _, e := range part {
 			c := e.content
 			if on == &onLog {
-				g.tail.add(g.tail.last+1, e.key.id)
+				g.tail.add(g.tail.last+1, strings.Clone(e.key.id))
 			}
 			switch {
 			case plain:
@@ -538,8 +586,10 @@ func (g *Group) writeTo(ctx context.Context, touched []*entry, on *statements) e
 	}); err != nil {
 		return err
 	}
-	for _, e := range fresh {
-		delete(g.known, e.key) // where it is has not been said
+	if on == &onRecords {
+		for _, e := range fresh {
+			delete(g.known, e.key) // where it is has not been said
+		}
 	}
 	return nil
 }

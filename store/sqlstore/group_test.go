@@ -1,6 +1,7 @@
 package sqlstore_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
@@ -264,6 +265,41 @@ func TestGroupFindsOutWhoWritesBehindItsBack(t *testing.T) {
 	g.exec(t, "ROLLBACK")
 	g.run(t, "COMMIT", spend)
 	require.Equal(t, store.Outcome{Left: 2}, spend.Outcome)
+}
+
+// A Call is set again as if it were new, and holds nothing of its caller's.
+func TestCallSetAgain(t *testing.T) {
+	db, _ := sqliteNodes(t)
+	g, s := newGroups(t, db), newStore(t, db, sqlstore.SQLite)
+	c := new(sqlstore.Call)
+	put := func(id string, r store.Record) store.Op {
+		r.Kind, r.ID = "t", id
+		return store.Put(r)
+	}
+	for i, ops := range [][]store.Op{
+		{put("a.1", store.Record{Owner: "li", App: "bookbot", Left: 3, Due: now, NotAfter: now, Data: bytes.Repeat([]byte("x"), 9000)}), put("a.2", store.Record{Data: []byte("two")}), put("a.3", store.Record{Data: []byte("three")})},
+		{store.Check("t", "a.1", 1), store.Spend("t", "a.4", 1, &store.Record{Left: 1})},
+		{put("a.5", store.Record{}), put("a.6", store.Record{Data: []byte("six")})},
+		{put("a.7", store.Record{Data: []byte("seven")}), put("a.8", store.Record{}), put("a.9", store.Record{Data: []byte("nine")})},
+	} {
+		require.NoError(t, c.Set(now, ops))
+		for i := range ops {
+			clear(ops[i].Record.Data)
+		}
+		g.run(t, "COMMIT", c)
+		require.NoError(t, c.Err)
+		require.True(t, c.Outcome.Applied(), "call %d: %v", i, c.Outcome)
+	}
+	require.ErrorIs(t, c.Set(now, []store.Op{store.Spend("t", "a.1", -1, nil)}), store.ErrInvalid)
+	got, err := s.List(t.Context(), store.Query{Kind: "t"})
+	require.NoError(t, err)
+	var data []string
+	for _, r := range got {
+		data = append(data, string(r.Data[:min(len(r.Data), 9)]))
+	}
+	require.Equal(t, []string{"xxxxxxxxx", "two", "three", "", "", "six", "seven", "", "nine"}, data)
+	require.Len(t, got[0].Data, 9000)
+	require.Equal(t, store.Record{Kind: "t", ID: "a.5", Version: 1, Data: got[4].Data}, got[4])
 }
 
 func TestNewCallRefuses(t *testing.T) {

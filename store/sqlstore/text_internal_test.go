@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/behest-go/behest/store"
 )
 
 // all holds every string of one byte, and of two.
@@ -102,4 +105,25 @@ func TestStamp(t *testing.T) {
 	require.Error(t, s.Scan("tomorrow"))
 	require.Nil(t, SQLite.timeArg(time.Time{}.Add(999))) // zero to the microsecond
 	require.NotNil(t, SQLite.timeArg(time.Time{}.Add(time.Microsecond)))
+}
+
+// What is made faster is what package time makes of it, at both ends of what the columns hold, and beyond there is no text.
+func TestTimeText(t *testing.T) {
+	first, last := time.Time{}, time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	times := []time.Time{first, first.Add(1), first.Add(999), first.Add(time.Microsecond), last, last.Add(-time.Microsecond), time.Unix(0, 0), time.Unix(-1, 999_999_000)}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 10_000 {
+		times = append(times, time.Unix(first.Unix()+random.Int64N(last.Unix()-first.Unix()), random.Int64N(1e9)).In(time.FixedZone("", random.IntN(20000)-10000)))
+	}
+	for _, at := range times {
+		require.True(t, holds(at), at)
+		require.Equal(t, at.UTC().Format(timeFormat), SQLite.timeText(at))
+		require.Equal(t, at.UTC().Format(timeFormat)+"+00", PostgreSQL.timeText(at))
+		require.Equal(t, at.Sub(first) < time.Microsecond, isNever(at), at)
+	}
+	for _, at := range []time.Time{first.Add(-1), last.Add(1), time.Unix(1<<62, 0), time.Unix(-1<<62, 0)} {
+		require.False(t, holds(at), at)
+		require.False(t, isNever(at), at)
+		require.ErrorIs(t, checkTime("it", at), store.ErrInvalid)
+	}
 }
