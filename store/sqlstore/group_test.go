@@ -172,6 +172,7 @@ func TestGroupIsOneByOne(t *testing.T) {
 			want := everything(t, oracles[0])
 			require.Equal(t, want, everything(t, stranger), "seed %d, round %d", seed, round)
 			require.Equal(t, want, everything(t, oracles[1]))
+			sound(t, other)
 		}
 	}
 	for reason := range store.Exhausted + 1 {

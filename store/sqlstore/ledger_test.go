@@ -3,6 +3,10 @@ package sqlstore_test
 import (
 	"database/sql"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,8 +23,30 @@ func entry(id string, version uint64) store.Op {
 // logged is how many entries there are, and how many of them are in the index.
 func logged(t testing.TB, db *sql.DB) (all, indexed int) {
 	t.Helper()
-	require.NoError(t, db.QueryRow("SELECT (SELECT count(*) FROM behest_log), (SELECT count(*) FROM behest_log_ids)").Scan(&all, &indexed))
+	require.NoError(t, db.QueryRow("SELECT (SELECT count(*) FROM behest_log), (SELECT count(*) FROM behest_log_indexed)").Scan(&all, &indexed))
 	return all, indexed
+}
+
+// sound holds that each row of the log is where it belongs, once, and that the index is in order.
+func sound(t testing.TB, db *sql.DB) {
+	t.Helper()
+	var rows, reached, sorted int
+	require.NoError(t, db.QueryRow("SELECT (SELECT count(*) FROM behest_log), (SELECT count(*) FROM behest_ledger), (SELECT n FROM behest_log_sorted)").Scan(&rows, &reached, &sorted))
+	require.Equal(t, rows, reached)
+	all, err := db.Query("SELECT r.first_id, x.id, x.n FROM behest_log_runs r LEFT JOIN behest_log_indexed x ON x.first_id = r.first_id ORDER BY r.first_id, x.place")
+	require.NoError(t, err)
+	defer all.Close()
+	last := ""
+	for all.Next() {
+		var first, id string
+		var n int
+		require.NoError(t, all.Scan(&first, &id, &n), "a run of nothing")
+		require.LessOrEqual(t, first, id)
+		require.Less(t, last, id)
+		require.LessOrEqual(t, n, sorted)
+		last = id
+	}
+	require.NoError(t, all.Err())
 }
 
 func ledger(t testing.TB, s store.Store, q store.Query) (ids []string) {
@@ -251,5 +277,145 @@ func TestLedgerRemovedByHand(t *testing.T) {
 		require.NoError(t, err)
 		all, indexed := logged(t, here)
 		require.Equal(t, []int{0, 0}, []int{all, indexed})
+		sound(t, here)
 	}
+}
+
+// A number that becomes free before its row was in the index, by hand, may be given to another: who knew the first learns of it.
+func TestLedgerNumberGivenTwice(t *testing.T) {
+	here, other := sqliteNodes(t)
+	g, fresh := newGroups(t, here), newGroups(t, other)
+	g.run(t, "COMMIT", call(t, now, entry("a.1", 0)), call(t, now, entry("a.2", 0)))
+	g.run(t, "COMMIT", call(t, now, store.Check("t", "a.1", 0)))
+	_, err := other.Exec("DELETE FROM behest_log WHERE id = 'a.2'")
+	require.NoError(t, err)
+	fresh.run(t, "COMMIT", call(t, now, entry("b.1", 0)))
+	taken := call(t, now, entry("b.1", 0))
+	g.run(t, "COMMIT", taken)
+	require.Equal(t, store.Conflict, taken.Outcome.Reason)
+	g.SetUnsorted(0)
+	g.run(t, "COMMIT", call(t, now, entry("a.3", 0)))
+	require.Equal(t, []string{"a.1", "a.3", "b.1"}, ledger(t, newStore(t, other, sqlstore.SQLite), store.Query{}))
+	sound(t, here)
+}
+
+// That an ID is not there twice is looked at before it is written; if somebody has written one by hand, it is said.
+func TestLedgerTwice(t *testing.T) {
+	db, _ := sqliteNodes(t)
+	g := newGroups(t, db)
+	g.SetUnsorted(0)
+	g.run(t, "COMMIT", call(t, now, entry("a.1", 0)), call(t, now, entry("a.2", 0)))
+	_, err := db.Exec("INSERT INTO behest_log (n, id, version, owner, app, left_uses, data) SELECT n + 9, id, version, owner, app, left_uses, data FROM behest_log")
+	require.NoError(t, err)
+	_, err = newStore(t, db, sqlstore.SQLite).Apply(t.Context(), now, []store.Op{entry("b.1", 0)})
+	require.ErrorContains(t, err, `two entries in behest_log have the id "a.1"`)
+}
+
+// Whatever comes in whatever order, of few and of many, a List is what it would be of a sorted slice.
+func TestLedgerLists(t *testing.T) {
+	rounds := 400
+	if testing.Short() {
+		rounds = 40
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 1))
+	here, other := sqliteNodes(t)
+	for _, db := range []*sql.DB{here, other} {
+		db.SetMaxOpenConns(1)
+		_, err := db.Exec("PRAGMA synchronous = OFF")
+		require.NoError(t, err)
+		db.SetMaxOpenConns(4)
+	}
+	both := []*groups{newGroups(t, here), newGroups(t, other)}
+	s := newStore(t, other, sqlstore.SQLite)
+	model := make(map[string]string) // IDs and their apps
+	clock := 0
+	anyID := func() string {
+		switch r.IntN(12) {
+		case 0:
+			return fmt.Sprint(r.IntN(20)) // an aggregate
+		case 1:
+			return fmt.Sprintf("%d.%04d", r.IntN(4), r.IntN(9999)) // anywhere
+		}
+		clock++
+		return fmt.Sprintf("%d.%04d", r.IntN(1+r.IntN(6)), max(0, clock-r.IntN(1+r.IntN(5)))) // about in order
+	}
+	apps := []string{"", "bookbot", "probe"}
+	for round := range rounds {
+		g := both[r.IntN(2)]
+		g.SetUnsorted([]int{0, 10, 100, 300}[r.IntN(4)])
+		var calls []*sqlstore.Call
+		after := maps.Clone(model)
+		for range 1 + r.IntN(60) {
+			id, app := anyID(), apps[r.IntN(3)]
+			if _, there := after[id]; there {
+				continue
+			}
+			after[id] = app
+			calls = append(calls, call(t, now, store.Put(store.Record{Kind: "ledger", ID: id, App: app, NotAfter: now.Add(time.Duration(r.IntN(rounds)) * time.Second)})))
+		}
+		for id := range after {
+			if r.IntN(50) == 0 {
+				calls = append(calls, call(t, now, store.Delete("ledger", id, store.AnyVersion)))
+				delete(after, id)
+			}
+		}
+		if len(calls) > 0 {
+			if end := []string{"COMMIT", "COMMIT", "COMMIT", "ROLLBACK"}[r.IntN(4)]; end == "COMMIT" {
+				g.run(t, end, calls...)
+				model = after
+				for _, c := range calls {
+					require.True(t, c.Outcome.Applied(), "seed %d, round %d: %v", seed, round, c.Outcome)
+				}
+			} else {
+				g.run(t, end, calls...)
+				g.Forget()
+			}
+		}
+		ids := slices.Sorted(maps.Keys(model))
+		for range 5 {
+			q := store.Query{App: apps[r.IntN(3)], Limit: 1 + r.IntN(60), Reverse: r.IntN(2) == 0}
+			if r.IntN(2) == 0 {
+				q.Prefix = []string{"1", "1.", "2.0", "3.05", "9", "\xff"}[r.IntN(6)]
+			}
+			if r.IntN(2) == 0 && len(ids) > 0 {
+				q.After = ids[r.IntN(len(ids))] + []string{"", "0"}[r.IntN(2)]
+			}
+			var want []string
+			for _, id := range ids {
+				if strings.HasPrefix(id, q.Prefix) && (q.App == "" || model[id] == q.App) && (q.After == "" || !q.Reverse && id > q.After || q.Reverse && id < q.After) {
+					want = append(want, id)
+				}
+			}
+			if q.Reverse {
+				slices.Reverse(want)
+			}
+			require.Equal(t, want[:min(len(want), q.Limit)], ledger(t, s, q), "seed %d, round %d: %+v", seed, round, q)
+		}
+		if len(ids) > 0 {
+			some := []string{ids[r.IntN(len(ids))], "nobody", ids[r.IntN(len(ids))] + ".", ids[0], ids[len(ids)-1]}
+			got, err := s.Get(t.Context(), "ledger", some...)
+			require.NoError(t, err)
+			var found []string
+			for _, r := range got {
+				found = append(found, r.ID)
+			}
+			require.Equal(t, slices.DeleteFunc(some, func(id string) bool { return !slices.Contains(ids, id) }), found)
+		}
+		if round%20 == 19 {
+			sound(t, other)
+		}
+	}
+	for {
+		n, err := s.Purge(t.Context(), "ledger", now.Add(time.Hour), store.MaxPage)
+		require.NoError(t, err)
+		sound(t, other)
+		if n == 0 {
+			break
+		}
+	}
+	var runs int
+	require.NoError(t, other.QueryRow("SELECT count(*) FROM behest_log_runs").Scan(&runs))
+	require.Zero(t, runs)
 }

@@ -145,6 +145,24 @@ func (s *statement) where(q *store.Query) {
 	}
 }
 
+// after appends the condition After.
+func (s *statement) after(q *store.Query) {
+	switch {
+	case q.After == "":
+	case q.Reverse:
+		s.add(" AND id < ?", idText(q.After))
+	default:
+		s.add(" AND id > ?", idText(q.After))
+	}
+}
+
+func direction(q *store.Query) string {
+	if q.Reverse {
+		return " DESC"
+	}
+	return ""
+}
+
 func (d Dialect) cast() string {
 	if d == PostgreSQL {
 		return "::timestamptz"
@@ -179,15 +197,17 @@ func (s session) Get(ctx context.Context, kind string, ids ...string) ([]store.R
 		return nil, nil
 	}
 	st := &statement{d: s.d}
-	st.add("SELECT "+columns+" FROM "+s.d.view(kind)+" WHERE kind = ?", wordText(kind))
+	const fromRecords = "SELECT " + columns + " FROM behest_records WHERE kind = ?"
 	switch {
+	case s.d.logs(kind):
+		st.getLogged(ids)
 	case len(ids) == 1:
-		st.add(" AND id = ?", idText(ids[0]))
+		st.add(fromRecords+" AND id = ?", wordText(kind), idText(ids[0]))
 	case s.d == PostgreSQL:
-		st.add(" AND id = ANY ")
+		st.add(fromRecords+" AND id = ANY ", wordText(kind))
 		st.list(ids, idText)
 	default:
-		st.add(" AND id IN ")
+		st.add(fromRecords+" AND id IN ", wordText(kind))
 		st.list(ids, idText)
 	}
 	found := make(map[string]store.Record, len(ids))
@@ -232,18 +252,14 @@ func (s session) List(ctx context.Context, q store.Query) ([]store.Record, error
 		return nil, err
 	}
 	st := &statement{d: s.d}
-	st.add("SELECT " + columns + " FROM " + s.d.view(q.Kind))
-	st.where(&q)
-	order := ""
-	if q.Reverse {
-		order = " DESC"
-		if q.After != "" {
-			st.add(" AND id < ?", idText(q.After))
-		}
-	} else if q.After != "" {
-		st.add(" AND id > ?", idText(q.After))
+	if s.d.logs(q.Kind) {
+		st.listLogged(&q)
+	} else {
+		st.add("SELECT " + columns + " FROM behest_records")
+		st.where(&q)
+		st.after(&q)
+		st.add(" ORDER BY id"+direction(&q)+" LIMIT ?", q.Limit)
 	}
-	st.add(" ORDER BY id"+order+" LIMIT ?", q.Limit)
 	var out []store.Record
 	if err := s.query(ctx, st, nil, func(r store.Record) { out = append(out, r) }); err != nil {
 		return nil, s.fail(ctx, err, "list kind %q", q.Kind)
