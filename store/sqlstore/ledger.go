@@ -16,8 +16,8 @@ import (
 // behest_log_runs, thousands at a time and in order: then those of one account are together. behest_log_sorted has the last row that is in it. The view behest_ledger shows
 // what is in the index, and looks through the few at the end of the log that are not yet.
 //
-// A row of the index, a run, stands for some entries that follow one another: it has the ID of the first, and where all of them are, in the order of their IDs, as a JSON
-// array of distances from a base. The entries of a run are of one aggregate, and no other that is in the index comes between them. Where one does, the run is taken apart.
+// A row of the index, a run, stands for some entries that follow one another: it has the ID of the first, that of the last but for its aggregate, and where all of them are,
+// in the order of their IDs, as a JSON array of distances from a base. The entries of a run are of one aggregate, and no other that is in the index comes between them. Where one does, the run is taken apart.
 // Of those that are deleted, the numbers stay in the run until it has none that is there. They are never given to others.
 //
 // Rows that are not in the index are added and nothing else: who wants to change or delete one enters them all first. Of those that somebody deletes by hand, removed is
@@ -33,7 +33,7 @@ const (
 	maxUnsorted = 16384
 	partBits    = 13 // of the number of a row, which is in its part
 	// maxRun bounds the entries of a run, so that SQLite keeps it on one page.
-	maxRun = 24
+	maxRun = 20
 )
 
 // logs reports whether the records of a kind are kept so.
@@ -141,11 +141,14 @@ func eachRow(ctx context.Context, x Execer, query string, args []any, f func(), 
 // head is the part of an ID that tells the aggregate of those that have more, "" for others.
 func head(id string) string { return id[:strings.IndexByte(id, '.')+1] }
 
+// beyondHead is after all IDs that have this head, and before all others that are after them: "/" follows ".".
+func beyondHead(head string) string { return head[:len(head)-1] + "/" }
+
 // lastRun is the run in which an ID would be, before is the ID.
 const lastRun = "(SELECT max(first_id) FROM behest_log_runs WHERE first_id <= "
 
 var topRows = rows("WITH k (n, low, high) AS (VALUES ", "(#, ?, ?)",
-	") SELECT k.n, coalesce((SELECT max(id) FROM behest_log_indexed WHERE first_id = (SELECT max(first_id) FROM behest_log_runs WHERE first_id >= k.low AND first_id < k.high)), '') FROM k")
+	") SELECT k.n, (SELECT last FROM behest_log_runs WHERE first_id >= k.low AND first_id < k.high ORDER BY first_id DESC LIMIT 1) AS top FROM k WHERE top IS NOT NULL")
 
 // learn makes the tops of all these heads known.
 func (t *tail) learn(ctx context.Context, x Execer, heads func(yield func(head string) bool)) error {
@@ -159,11 +162,11 @@ func (t *tail) learn(ctx context.Context, x Execer, heads func(yield func(head s
 	err := inBatches(unknown, func(part []string) error {
 		args := make([]any, 0, 2*len(part))
 		for _, h := range part {
-			args = append(args, h, h[:len(h)-1]+"/") // the character after "."
+			args = append(args, h, beyondHead(h))
 		}
 		var n int
-		var top string
-		return eachRow(ctx, x, topRows[len(part)], args, func() { t.tops[part[n]] = top }, &n, &top)
+		var last string
+		return eachRow(ctx, x, topRows[len(part)], args, func() { t.tops[part[n]] = part[n] + last }, &n, &last)
 	})
 	if err != nil {
 		clear(t.tops)
@@ -258,14 +261,15 @@ func (t *tail) sort(ctx context.Context, x Execer) error {
 
 // A run is a row of the index.
 type run struct {
-	first string
-	base  int64
-	rows  string
+	first, last string
+	base        int64
+	rows        string
 }
 
 // runOf makes a run of entries that are in order.
 func runOf(all []logged) run {
-	r := run{first: all[0].id, base: all[0].n}
+	last := all[len(all)-1].id
+	r := run{first: all[0].id, last: last[len(head(last)):], base: all[0].n}
 	for _, e := range all {
 		r.base = min(r.base, e.n)
 	}
@@ -280,13 +284,13 @@ func runOf(all []logged) run {
 	return r
 }
 
-var insertRun = rows("INSERT OR FAIL INTO behest_log_runs (first_id, base, rows) VALUES ", "(?, ?, ?)", "")
+var insertRun = rows("INSERT OR FAIL INTO behest_log_runs (first_id, last, base, rows) VALUES ", "(?, ?, ?, ?)", "")
 
 func insertRuns(ctx context.Context, x Execer, runs []run) error {
 	return inBatches(runs, func(part []run) error {
-		args := make([]any, 0, 3*len(part))
+		args := make([]any, 0, 4*len(part))
 		for _, r := range part {
-			args = append(args, r.first, r.base, r.rows)
+			args = append(args, r.first, r.last, r.base, r.rows)
 		}
 		_, err := x.ExecContext(ctx, insertRun[len(part)], args...)
 		return err

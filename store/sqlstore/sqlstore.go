@@ -29,7 +29,7 @@
 // On SQLite the records of kind "ledger" lie elsewhere, since each use adds one: the view behest_ledger has them with
 // the same columns. Behind it they are in behest_log in the order in which they were written, and in the index of their
 // IDs, behest_log_runs, only when there are thousands more (with a [Group]) or at once (without): entering one at a time
-// into the midst of an index cost as much as the rest of a use. A row of that index stands for up to 24 entries.
+// into the midst of an index cost as much as the rest of a use. A row of that index stands for up to 20 entries.
 //
 // An id is text, too, each byte as the character of that number (so an ASCII ID reads as it is, and the order of
 // characters is that of bytes); 0 and 1 are the two characters 1 1 and 1 2. An owner, app or kind that is not UTF-8,

@@ -34,6 +34,7 @@ CREATE INDEX behest_log_due ON behest_log (due, id) WHERE due IS NOT NULL;
 -- next
 CREATE TABLE behest_log_runs (
 	first_id TEXT NOT NULL PRIMARY KEY,
+	last     TEXT NOT NULL,
 	base     INTEGER NOT NULL,
 	rows     TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
