@@ -214,7 +214,23 @@ type scratch struct {
 	ops    [5]store.Op
 }
 
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
+var scratches = sync.Pool{New: func() any {
+	return &scratch{ops: [5]store.Op{
+		store.Check(kindRevocation, "", 0), store.Check(kindRevocation, "", 0), store.Check(kindRevocation, "", 0), store.Spend(kindToken, "", 0, nil), store.Put(store.Record{Kind: kindLedger}),
+	}}
+}}
+
+// operations fills in what differs from one use to the next.
+func (s *scratch) operations(cost int64, entry *Entry) []store.Op {
+	ops, t := &s.ops, &s.token
+	ops[0].Record.ID, ops[0].Record.Version = s.ids.all, t.versions[0]
+	ops[1].Record.ID, ops[1].Record.Version = s.ids.here, t.versions[1]
+	ops[2].Record.ID = s.ids.grant
+	ops[3].Record.ID, ops[3].N = s.ids.token, cost
+	put := &ops[4].Record
+	put.ID, put.Owner, put.App, put.NotAfter, put.Data = s.ids.entry, entry.Account, entry.App, entry.At, appendEntry(s.text[:0], entry)
+	return ops[:]
+}
 
 // open opens the token of a use, which must be bound to no key. The text of an ordinary one waits for name.
 func (e *Engine) open(ctx context.Context, s *scratch, token string) (err error) {
@@ -265,12 +281,7 @@ func (e *Engine) use(ctx context.Context, s *scratch, now time.Time, want scope.
 	}
 	entry := Entry{At: now, What: "used", Account: t.account, App: t.app, Grant: t.grant, Scope: want.String()}
 	entry.ID = s.ids.entry[len(t.aggregate)+1:]
-	s.ops[0] = store.Check(kindRevocation, s.ids.all, t.versions[0])
-	s.ops[1] = store.Check(kindRevocation, s.ids.here, t.versions[1])
-	s.ops[2] = store.Check(kindRevocation, s.ids.grant, 0)
-	s.ops[3] = store.Spend(kindToken, s.ids.token, cost, nil)
-	s.ops[4] = entry.put(s.ids.entry, appendEntry(s.text[:0], &entry))
-	out, err := e.store.Apply(ctx, now, s.ops[:])
+	out, err := e.store.Apply(ctx, now, s.operations(cost, &entry))
 	if err == nil {
 		err = refused(out, want, cost)
 	}
