@@ -139,7 +139,14 @@ func work(what string, open func(where string) (store.Store, error)) error {
 // returns all that they said.
 func Kill(t testing.TB, job Job, where string, rounds int) (said []string) {
 	t.Helper()
+	return KillAfter(t, job, where, rounds, func() {})
+}
+
+// KillAfter is Kill with something that is done before each process begins.
+func KillAfter(t testing.TB, job Job, where string, rounds int, before func()) (said []string) {
+	t.Helper()
 	for round := range rounds {
+		before()
 		lines, err := kill(t.Context(), fmt.Sprintf("%s r%d %s", job.name, round, where), rand.IntN(40))
 		if err != nil {
 			t.Fatalf("crash: process %d: %v", round, err)
