@@ -26,7 +26,8 @@
 // is of another of 50,000 tokens, it has 39 to 44 % of updates of as many rows, 30,000 to 40,000 uses a second.
 //
 // Entries of the ledger are entered into the index of their IDs thousands at a time, as package sqlstore says. Until then, who reads the ledger looks through up to 16,384 of
-// them, which takes some 2 ms, and 14 for the latest ones of an account that has made them all; entering them holds up a commit for some 15 ms.
+// them, which takes some 2 ms, and 14 for the latest ones of an account that has made them all; entering them holds up a commit for some 15 ms, and
+// for half a second if all of them come long after later ones of their accounts.
 //
 // Format: the tables of package sqlstore, in a file of mode 0600 with -wal (some 32 MB; 64 to 100 while there is always somebody reading) and -shm beside it
 // while it is open. A List by Owner or App alone goes through all records of the kind; one with a Prefix does not.
