@@ -47,6 +47,7 @@ type Server struct {
 	log  string
 	// stop is the command that ends the server at once, for pid.
 	stop  func(pid int) []string
+	mend  func() // before it is started again; may be nil
 	ready func(ctx context.Context, s *Server) bool
 	guard *guard
 	ended chan struct{}
@@ -101,12 +102,27 @@ func StartRedis(tb testing.TB, args ...string) *Server {
 	s := &Server{tb: tb, dir: folder(tb)}
 	s.args = slices.Concat([]string{program, "--bind", "127.0.0.1", "--dir", s.dir, "--daemonize", "no"}, args, []string{"--port"})
 	s.stop = func(pid int) []string { return []string{"kill", "-9", strconv.Itoa(pid)} }
+	s.mend = func() { s.mendAppendOnly(program) }
 	s.ready = func(ctx context.Context, s *Server) bool {
 		info := s.info(ctx)
 		return strings.Contains(info, fmt.Sprintf("process_id:%d\r\n", s.guard.pid)) && strings.Contains(info, "\r\nloading:0\r\n")
 	}
 	s.launch()
 	return s
+}
+
+// mendAppendOnly takes from the file of a Redis that was killed what it was just writing, as redis-check-aof does. Redis by itself, with aof-load-truncated, leaves the
+// beginning of a transaction there, and carries that out with what comes after it when it starts once more.
+func (s *Server) mendAppendOnly(program string) {
+	s.tb.Helper()
+	files, _ := filepath.Glob(filepath.Join(s.dir, "appendonlydir", "*.manifest")) // from Redis 7 on
+	if len(files) == 0 {
+		files, _ = filepath.Glob(filepath.Join(s.dir, "appendonly.aof"))
+	}
+	for _, file := range files {
+		check := &exec.Cmd{Path: program, Args: []string{"redis-check-aof", "--fix", file}, Stdin: strings.NewReader("y\n")} // it goes by its name
+		s.must(check)
+	}
 }
 
 // info is what a Redis says of itself, or nothing.
@@ -254,6 +270,9 @@ func (s *Server) said() string {
 	return string(bytes.TrimSpace(text[max(0, len(text)-2000):]))
 }
 
+// Dir is where the server keeps what it has.
+func (s *Server) Dir() string { return s.dir }
+
 // Addr is host and port.
 func (s *Server) Addr() string { return fmt.Sprint("127.0.0.1:", s.port) }
 
@@ -278,11 +297,14 @@ func (s *Server) Kill() {
 	}
 }
 
-// Start starts a server again that was killed, and returns when it answers.
+// Start starts a server again that was killed, and returns when it answers. What a Redis had written by half is taken away first.
 func (s *Server) Start() {
 	s.tb.Helper()
 	if s.guard != nil {
 		s.tb.Fatal("the server was not killed")
+	}
+	if s.mend != nil {
+		s.mend()
 	}
 	if !s.run() {
 		s.tb.Fatalf("the server does not start again: %s", s.said())

@@ -38,7 +38,7 @@ func TestCutsInCluster(t *testing.T) {
 
 // TestMasterCrash kills one master after the other. None has a replica: its slots answer nothing until it is back.
 func TestMasterCrash(t *testing.T) {
-	nodes := cluster(t, 3, "--appendonly", "yes", "--appendfsync", "always")
+	nodes := cluster(t, 3, "--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "no")
 	a, b := open(t, clusterClient(t, nodes), "crash"), open(t, clusterClient(t, nodes, func(o *redis.ClusterOptions) { o.ContextTimeoutEnabled = true }), "crash")
 	i := -1
 	got, err := outage.Restarts(t.Context(), named, crash.Granting(), []store.Store{a, b}, len(nodes), func() {

@@ -16,10 +16,17 @@
 //	appendonly yes, appendfsync always    kept through a crash of Redis and of its machine
 //	appendonly yes, appendfsync everysec  a crash of the machine loses up to two seconds; one of Redis alone nothing,
 //	                                      unless the disk was so slow that Redis put off writing
+//	aof-load-truncated no                 required for all or nothing, else see below; Open warns
 //	snapshots only (save)                 a crash loses all since the last snapshot; Open warns
 //	nothing on disk                       a restart forgets everything; Open warns
 //	maxmemory-policy noeviction           required, else records vanish; Open warns. (volatile-* will do: no key expires
 //	                                      by itself.) At maxmemory an Apply that writes is an error and writes nothing.
+//
+// A Redis that is killed while it writes to its append-only file leaves the beginning of an Apply there. With
+// aof-load-truncated yes, the default, it starts all the same, and in the versions that we know (7.0.15; Valkey says the
+// same of its own) it cuts off only the last command: when it is started once more, that beginning is carried out with
+// what came after it. With no, it does not start: mend the file as it says, with redis-check-aof --fix, which takes away
+// all of the beginning, and none of what was acknowledged.
 //
 // Fail-over (Sentinel, Cluster) may lose acknowledged writes under each of these settings: a replica follows later, and the
 // one that takes over may lack the last of them; a master that is cut off goes on accepting writes that will be dropped, for

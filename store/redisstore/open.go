@@ -78,9 +78,10 @@ func (s *Store) examine(ctx context.Context, c redis.UniversalClient, cluster bo
 	about := redis.NewStringCmd(ctx, "info")
 	saves := redis.NewMapStringStringCmd(ctx, "config", "get", "save")
 	syncs := redis.NewMapStringStringCmd(ctx, "config", "get", "appendfsync")
+	cuts := redis.NewMapStringStringCmd(ctx, "config", "get", "aof-load-truncated")
 	if err := s.wait(ctx, func() {
 		p := c.Pipeline()
-		for _, cmd := range []redis.Cmder{about, saves, syncs} {
+		for _, cmd := range []redis.Cmder{about, saves, syncs, cuts} {
 			_ = p.Process(ctx, cmd)
 		}
 		_, _ = p.Exec(ctx)
@@ -115,6 +116,9 @@ func (s *Store) examine(ctx context.Context, c redis.UniversalClient, cluster bo
 	case info["aof_enabled"] == "1":
 		if sync, ok := syncs.Val()["appendfsync"]; ok && sync != "always" {
 			s.log.InfoContext(ctx, "redisstore: a crash of Redis may lose the last writes: appendfsync is not always", "server", who, "appendfsync", sync)
+		}
+		if cuts.Val()["aof-load-truncated"] == "yes" {
+			s.log.WarnContext(ctx, "redisstore: a crash of Redis may leave half of a write, which the restart after the next carries out: set aof-load-truncated no", "server", who)
 		}
 	case known && save == "":
 		s.log.WarnContext(ctx, "redisstore: Redis keeps nothing on disk: a restart forgets everything; set appendonly yes", "server", who)

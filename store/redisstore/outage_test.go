@@ -20,7 +20,7 @@ const named = "redisstore: "
 
 // lasting is a server that keeps what it acknowledges.
 func lasting(tb testing.TB) *server {
-	return start(tb, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+	return start(tb, "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0", "--aof-load-truncated", "no")
 }
 
 // TestCrash kills clients of Redis at random moments.

@@ -240,7 +240,8 @@ func TestOpen(t *testing.T) {
 		{"", "", "keeps nothing on disk"},
 		{"save", "3600 1", "snapshots"},
 		{"appendonly", "yes", "appendfsync=everysec"},
-		{"appendfsync", "always", ""},
+		{"appendfsync", "always", "aof-load-truncated no"},
+		{"aof-load-truncated", "no", ""},
 		{"maxmemory-policy", "volatile-lru", ""},
 		{"maxmemory-policy", "allkeys-lru", "policy=allkeys-lru"},
 	} {
