@@ -18,8 +18,8 @@
 // wrong within a number or a text is not noticed.
 //
 // What it costs: a use of one of 1000 tokens by each of 64 callers at once, which is three checks, a spend and an entry in the ledger, has more than half of the rate of bare updates of one row,
-// through the same driver and settings, as SQLite does them by itself, 64 in a commit. In five runs on two cores it was 57 to 65 % of updates by 64 callers who wait for one that commits, and 53 to
-// 62 % of updates by one goroutine: 70,000 to 82,000 uses a second beside 105,000 to 138,000 updates. That is of all the time; of most commits it is more, since one in hundreds also moves the log
+// through the same driver and settings, as SQLite does them by itself, 64 in a commit. In ten runs on two cores it was 53 to 65 % of updates by 64 callers who wait for one that commits, and 50 to
+// 62 % of updates by one goroutine: 68,000 to 85,000 uses a second beside 105,000 to 138,000 updates. That is of all the time; of most commits it is more, since one in hundreds also moves the log
 // into the file. Uses of one and the same token are faster (BenchmarkUse). What a use has more is the work of an insert, and pages of the log.
 //
 // That is while the writer remembers what the uses need. It does so for up to 65,536 records, without their content (18 MB), four for a token. What is not remembered is looked for: where each use
