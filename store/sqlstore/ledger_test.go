@@ -86,6 +86,28 @@ func TestLedgerBeforeAndAfterItIsSorted(t *testing.T) {
 	require.Equal(t, store.Record{Kind: "ledger", ID: "a.0", Version: 1, Owner: "li", App: "bookbot", NotAfter: now, Data: []byte("a.0")}, got[0])
 }
 
+// What came before others of its account and has a later ID comes after them, from one commit to the next and from one sort to the next.
+func TestLedgerOutOfOrder(t *testing.T) {
+	db, _ := sqliteNodes(t)
+	g, s := newGroups(t, db), newStore(t, db, sqlstore.SQLite)
+	var want []string
+	for round := range 3 {
+		g.SetUnsorted(99)
+		for i := range 45 {
+			id := fmt.Sprintf("a.%02d%d", 99-i, round)
+			g.run(t, "COMMIT", call(t, now, entry(id, 0)))
+			want = append(want, id)
+		}
+		g.SetUnsorted(0)
+		g.run(t, "COMMIT", call(t, now, store.Check("ledger", "b", 0)))
+		slices.Sort(want)
+		require.Equal(t, want, ledger(t, s, store.Query{Limit: store.MaxPage}))
+		_, indexed := logged(t, db)
+		require.Equal(t, len(want), indexed)
+		sound(t, db)
+	}
+}
+
 // What is there is found, wherever it is, and by whomever it was written.
 func TestLedgerConflicts(t *testing.T) {
 	here, other := sqliteNodes(t)
