@@ -241,13 +241,16 @@ func (t *tail) sort(ctx context.Context, x Execer) error {
 	if err := insertRuns(ctx, x, runs); err != nil {
 		return err
 	}
-	for from := t.sorted + 1; from <= t.last; {
-		part := from >> partBits
-		to := (part + 1) << partBits
-		if _, err := x.ExecContext(ctx, notePart, part, from, to); err != nil {
+	noted := int64(-1)
+	for _, r := range t.rows { // not from number to number: in a damaged file they may be far apart
+		part := r.n >> partBits
+		if part == noted {
+			continue
+		}
+		if _, err := x.ExecContext(ctx, notePart, part, max(t.sorted+1, part<<partBits), (part+1)<<partBits); err != nil {
 			return err
 		}
-		from = to
+		noted = part
 	}
 	if _, err := x.ExecContext(ctx, "UPDATE behest_log_sorted SET n = ?", t.last); err != nil {
 		return err

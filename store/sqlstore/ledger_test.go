@@ -1,6 +1,7 @@
 package sqlstore_test
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"maps"
@@ -275,6 +276,33 @@ func TestLedgerOutOfShape(t *testing.T) {
 	require.ErrorContains(t, err, "behest_log_sorted")
 	all, _ := logged(t, db)
 	require.Zero(t, all)
+}
+
+// Numbers that damage has moved far away keep nobody.
+func TestLedgerFarNumbers(t *testing.T) {
+	for _, damage := range []string{
+		"UPDATE behest_log SET n = 1 << 62 WHERE id = 'a.3'",
+		"UPDATE behest_log_sorted SET n = -(1 << 62)",
+		"UPDATE behest_log SET n = 1 << 40",
+	} {
+		db, _ := sqliteNodes(t)
+		g, s := newGroups(t, db), newStore(t, db, sqlstore.SQLite)
+		g.run(t, "COMMIT", call(t, now, entry("a.1", 0)), call(t, now, entry("a.3", 0)))
+		if strings.HasSuffix(damage, "<< 40") {
+			_, err := db.Exec("DELETE FROM behest_log WHERE id = 'a.1'")
+			require.NoError(t, err)
+		}
+		_, err := db.Exec(damage)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		out, err := s.Apply(ctx, now, []store.Op{entry("a.2", 0)})
+		require.NoError(t, err)
+		require.True(t, out.Applied())
+		_, err = s.Purge(ctx, "ledger", now.Add(time.Hour), store.MaxPage)
+		require.NoError(t, err)
+		require.Empty(t, ledger(t, s, store.Query{}))
+	}
 }
 
 // Somebody may remove entries by hand, whether they are in the index or not.
