@@ -382,8 +382,7 @@ func (s *statement) getLogged(ids []string) {
 // listLogged is for a List of entries: so many from the index, in whose order they are already, and as many from the rest, and of both the first.
 func (s *statement) listLogged(q *store.Query) {
 	s.add("SELECT " + columns + " FROM (SELECT " + columns + " FROM (SELECT " + columns + " FROM behest_log_indexed")
-	s.where(q)
-	s.after(q)
+	s.page(q)
 	from, to := q.Prefix, after(q.Prefix)
 	switch {
 	case q.After == "":
@@ -401,7 +400,6 @@ func (s *statement) listLogged(q *store.Query) {
 	d := direction(q)
 	s.add(" ORDER BY first_id"+d+", place"+d+" LIMIT ?)", q.Limit)
 	s.add(" UNION ALL SELECT " + columns + " FROM (SELECT " + columns + " FROM behest_log")
-	s.where(q)
-	s.after(q)
+	s.page(q)
 	s.add(" AND n > (SELECT n FROM behest_log_sorted) ORDER BY id"+d+" LIMIT ?)) ORDER BY id"+d+" LIMIT ?", q.Limit, q.Limit)
 }

@@ -145,8 +145,9 @@ func (s *statement) where(q *store.Query) {
 	}
 }
 
-// after appends the condition After.
-func (s *statement) after(q *store.Query) {
+// page appends the conditions of q.
+func (s *statement) page(q *store.Query) {
+	s.where(q)
 	switch {
 	case q.After == "":
 	case q.Reverse:
@@ -256,8 +257,7 @@ func (s session) List(ctx context.Context, q store.Query) ([]store.Record, error
 		st.listLogged(&q)
 	} else {
 		st.add("SELECT " + columns + " FROM behest_records")
-		st.where(&q)
-		st.after(&q)
+		st.page(&q)
 		st.add(" ORDER BY id"+direction(&q)+" LIMIT ?", q.Limit)
 	}
 	var out []store.Record
