@@ -42,8 +42,8 @@ func idle(t *testing.T, settings ...string) *writer {
 
 // applies is a request, and where its outcome will be.
 func applies(t *testing.T, ops ...store.Op) (*request, *store.Outcome) {
-	call, err := sqlstore.NewCall(noon, ops)
-	require.NoError(t, err)
+	call := new(sqlstore.Call)
+	require.NoError(t, call.Set(noon, ops))
 	return &request{call: call, done: make(chan error, 1)}, &call.Outcome
 }
 

@@ -59,8 +59,8 @@ func (s session) failApply(ctx context.Context, err error, ops []store.Op) error
 
 // steps is an Apply on SQLite, in a transaction.
 func (s session) steps(ctx context.Context, now time.Time, ops []store.Op) (store.Outcome, error) {
-	c, err := NewCall(now, ops)
-	if err != nil {
+	c := new(Call)
+	if err := c.Set(now, ops); err != nil {
 		return store.Outcome{}, err
 	}
 	g := NewGroup(s.x)

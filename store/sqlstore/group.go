@@ -13,6 +13,7 @@ import (
 )
 
 // A Call is an Apply that waits for its turn in a [Group]: checked, and in the words of the database. It holds nothing that belongs to its caller.
+// The zero Call does nothing; Set says what is to be done, also of one that was run before.
 type Call struct {
 	// Outcome is what came of it, if Err is nil. Run sets both. It holds once the transaction is committed.
 	Outcome store.Outcome
@@ -60,16 +61,7 @@ type key struct{ kind, id string }
 // never is the end of what has none.
 const never = math.MaxInt64
 
-// NewCall checks an Apply and makes a copy of it. Its error wraps [store.ErrInvalid].
-func NewCall(now time.Time, ops []store.Op) (*Call, error) {
-	c := new(Call)
-	if err := c.Set(now, ops); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// Set makes of a Call that nobody runs, such as a new one, what [NewCall] makes, in the memory that it has. Its error wraps [store.ErrInvalid], and leaves the Call as it was.
+// Set checks an Apply and makes a copy of it, in the memory that c has. Nobody may be running c. Its error wraps [store.ErrInvalid], and leaves c as it was.
 func (c *Call) Set(now time.Time, ops []store.Op) error {
 	if err := checkOps(ops); err != nil {
 		return err

@@ -47,8 +47,8 @@ func (g *groups) run(t testing.TB, end string, calls ...*sqlstore.Call) {
 
 func call(t testing.TB, at time.Time, ops ...store.Op) *sqlstore.Call {
 	t.Helper()
-	c, err := sqlstore.NewCall(at, ops)
-	require.NoError(t, err)
+	c := new(sqlstore.Call)
+	require.NoError(t, c.Set(at, ops))
 	return c
 }
 
@@ -303,13 +303,13 @@ func TestCallSetAgain(t *testing.T) {
 	require.Equal(t, store.Record{Kind: "t", ID: "a.5", Version: 1, Data: got[4].Data}, got[4])
 }
 
-func TestNewCallRefuses(t *testing.T) {
+func TestCallRefuses(t *testing.T) {
 	for _, ops := range [][]store.Op{
 		nil,
 		{store.Put(store.Record{Kind: "t", ID: "a.1"}), store.Put(store.Record{Kind: "t", ID: "b.1"})},
 		{store.Put(store.Record{Kind: "t", ID: "a.1", Due: time.Date(10000, 1, 2, 3, 4, 5, 6, time.UTC)})},
 	} {
-		_, err := sqlstore.NewCall(now, ops)
+		err := new(sqlstore.Call).Set(now, ops)
 		require.ErrorIs(t, err, store.ErrInvalid)
 	}
 }
@@ -327,7 +327,11 @@ func ExampleGroup() {
 	g := sqlstore.NewGroup(conn)
 	var calls []*sqlstore.Call
 	for range 3 {
-		calls = append(calls, must(sqlstore.NewCall(now, []store.Op{store.Spend("token", "a1.t7", 1, &store.Record{Owner: "zhang-san", Left: 2})})))
+		c := new(sqlstore.Call)
+		if err := c.Set(now, []store.Op{store.Spend("token", "a1.t7", 1, &store.Record{Owner: "zhang-san", Left: 2})}); err != nil {
+			panic(err)
+		}
+		calls = append(calls, c)
 	}
 	for _, step := range []func() error{
 		func() error { _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); return err },
